@@ -1,0 +1,355 @@
+"""Time, memory and accuracy of the notebook beside the handout's own code and public libraries.
+
+    python benchmark.py [--quick]
+
+Prints Markdown tables and writes them to benchmark.md beside this file. --quick: fewer rounds, and no table 3.
+"""
+import importlib.util
+import math
+import multiprocessing
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import mean, median
+from time import perf_counter
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from notebook import NOTEBOOK, load_definitions
+from scipy.spatial.distance import cdist
+from scipy.stats import gaussian_kde
+from sklearn.neighbors import KernelDensity
+from threadpoolctl import threadpool_limits
+from torch import nn
+from torch.distributions import MultivariateNormal
+from torch.utils.data import DataLoader, random_split
+
+nb = SimpleNamespace(**load_definitions(NOTEBOOK))
+torch.set_num_threads(1)  # more are no faster at this size, and lose much time to each other when the machine is busy
+threadpool_limits(1)
+
+NUM_LAYERS, NUM_POINTS, BATCH_SIZE, LEARNING_RATE = 4, 1500, 64, 1e-3
+LOOP, TEN, SCIPY = "assignment's loop", "`train_together`, 10 flows", "SciPy `gaussian_kde`"
+ON_GRID, AT_POINTS, FFT = "`kernel_density_on_grid`", "`kernel_density_estimate`", "KDEpy `FFTKDE`"
+LINES = []
+
+
+def say(text):
+    """Print a block of Markdown, and keep it for the file."""
+    print(text, end="\n\n", flush=True)
+    LINES.append(text)
+
+
+def say_table(header, rows):
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    say("\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines))
+
+
+def short(number):
+    """Three significant digits, without an exponent."""
+    return f"{number:,.{max(0, 2 - math.floor(math.log10(number)))}f}"
+
+
+def ratio(above, below):
+    """The ratio of the medians, and the smallest and largest ratio within one round."""
+    if above is below:
+        return "1"
+    each = [a / b for a, b in zip(above, below, strict=True)]
+    return f"{short(median(above) / median(below))} ({short(min(each))}–{short(max(each))})"
+
+
+def measure(contestants, rounds):
+    """{name: prepare() → run()} → {name: seconds of each round of run()}, {name: what it last returned}.
+
+    The contestants take turns, so that a change of the machine's speed meets all of them alike.
+    """
+    seconds, results = {name: [] for name in contestants}, {}
+    for _ in range(rounds):
+        for name, prepare in contestants.items():
+            run = prepare()
+            start = perf_counter()
+            results[name] = run()
+            seconds[name].append(perf_counter() - start)
+    return seconds, results
+
+
+class AssignmentFlow(nn.Module):
+    """The flow as the assignment lays it out: its prior, and no guards against overflow."""
+
+    def __init__(self):
+        super().__init__()
+        masks = F.one_hot(torch.arange(NUM_LAYERS) % 2, 2).float()
+        self.layers = nn.ModuleList(nb.CouplingLayer(mask) for mask in masks)
+        self.prior = MultivariateNormal(torch.zeros(2), torch.eye(2))
+
+    def log_probability(self, x):
+        log_prob = 0
+        for layer in reversed(self.layers):
+            x, inv_log_det_jac = layer.inverse(x)
+            log_prob = log_prob + inv_log_det_jac
+        return log_prob + self.prior.log_prob(x)
+
+
+def assignment_loop(model, data, epochs):
+    """The assignment's `train` without progress bar and copies of the best model; returns the training losses."""
+    num_train = int(len(data) * 0.9)
+    parts = random_split(data, [num_train, len(data) - num_train])
+    train_loader, valid_loader = (DataLoader(part, batch_size=BATCH_SIZE) for part in parts)
+    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
+    train_losses, valid_losses = [], []
+    for _ in range(epochs):
+        epoch_loss = epoch_loss_valid = 0
+        model.train(True)
+        for batch in train_loader:
+            loss = -model.log_probability(batch).mean(0)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            epoch_loss += loss
+        train_losses.append((epoch_loss / len(train_loader)).item())
+        model.train(False)
+        for batch in valid_loader:
+            epoch_loss_valid += -model.log_probability(batch).mean(0)
+        valid_losses.append((epoch_loss_valid / len(valid_loader)).item())
+    return train_losses
+
+
+def library_loop(model, loss_of, batches, epochs):
+    """The step that the libraries' documentation shows."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
+    for _ in range(epochs):
+        for batch in batches:
+            optimizer.zero_grad()
+            loss_of(batch).backward()
+            optimizer.step()
+
+
+def normflows_flow():
+    """two networks a layer like the assignment's, their last layer starting at zero, and no `scale_factor`."""
+    import normflows as nf
+
+    layers = []
+    for mask in F.one_hot(torch.arange(NUM_LAYERS) % 2, 2).float():
+        t, s = (nf.nets.MLP([2, 32, 32, 2], leaky=0.01, init_zeros=True) for _ in "ts")
+        layers.append(nf.flows.MaskedAffineFlow(mask, t, s))
+    model = nf.NormalizingFlow(nf.distributions.DiagGaussian(2, trainable=False), layers)
+    return model, model.forward_kld
+
+
+def zuko_flow():
+    """one network 1→32→32→2 a layer gives both shift and scale of the other coordinate; the scale is bounded below."""
+    import zuko
+
+    model = zuko.flows.NICE(2, transforms=NUM_LAYERS, hidden_features=(32, 32), activation=nn.LeakyReLU)
+    return model, lambda batch: -model().log_prob(batch).mean()
+
+
+def nflows_flow():
+    """one network 1→32→32→2 a layer gives both shift and scale of the other coordinate; the scale is a sigmoid."""
+    from nflows import distributions, flows, transforms
+    from nflows.nn.nets import MLP
+
+    class Network(MLP):
+        def forward(self, inputs, context=None):  # the coupling layer passes a context, which nflows' MLP does not take
+            return super().forward(inputs)
+
+    masks = ([-1, 1] if i % 2 == 0 else [1, -1] for i in range(NUM_LAYERS))
+    layers = [transforms.AffineCouplingTransform(
+        mask, lambda num_in, num_out: Network([num_in], [num_out], [32, 32], F.leaky_relu)) for mask in masks]
+    model = flows.Flow(transforms.CompositeTransform(layers), distributions.StandardNormal([2]))
+    return model, lambda batch: -model.log_prob(batch).mean()
+
+
+LIBRARIES = {"normflows": normflows_flow, "zuko": zuko_flow, "nflows": nflows_flow}
+OURS = {"`train`, 1 flow": 1, "`train_together`, 1 flow": 1, TEN: 10, "`train_together`, 40 flows": 40}
+
+
+def flow_contestants(data, batches, epochs):
+    def prepare(name):
+        if name == LOOP:
+            model = AssignmentFlow()
+            return lambda: assignment_loop(model, data, epochs)
+        if name in LIBRARIES:
+            model, loss_of = LIBRARIES[name]()
+            return lambda: library_loop(model, loss_of, batches, epochs)
+        models = [nb.CouplingFlow(NUM_LAYERS) for _ in range(OURS[name])]
+        if name == "`train`, 1 flow":
+            return lambda: nb.train(models[0], data, epochs, BATCH_SIZE)
+        return lambda: nb.train_together(models, [data] * len(models), epochs, BATCH_SIZE)
+
+    return {name: lambda name=name: prepare(name) for name in (LOOP, *OURS, *LIBRARIES)}
+
+
+def table_of_steps(rounds, epochs=50):
+    """Table 1; returns the seconds of one step of the assignment's loop."""
+    data = nb.ToyDataset("Moons", NUM_POINTS)
+    torch.manual_seed(8)
+    expected = assignment_loop(AssignmentFlow(), data, 5)
+    torch.manual_seed(8)
+    losses = nb.train(nb.CouplingFlow(NUM_LAYERS), data, 5, BATCH_SIZE)[1]
+    np.testing.assert_allclose(losses, expected, rtol=1e-3, err_msg="not the same training")
+
+    batches = nb.split(data, torch.default_generator)[0].split(BATCH_SIZE)
+    measure(flow_contestants(data, batches, 2), 1)  # what only a first call pays
+    seconds, _ = measure(flow_contestants(data, batches, epochs), rounds)
+    step = {name: [t / (epochs * len(batches) * OURS.get(name, 1)) for t in times] for name, times in seconds.items()}
+    rows = []
+    for name, times in step.items():
+        model = LIBRARIES[name]()[0] if name in LIBRARIES else AssignmentFlow()
+        size = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        rows.append([name, f"{size:,}", short(1e3 * median(times)), ratio(step[LOOP], times), ratio(times, step[TEN])])
+    say("## 1. One optimisation step of one flow")
+    say_table(["", "learnable parameters", "ms per flow and step", f"{LOOP} ÷ this", f"this ÷ {TEN}"], rows)
+    say(f"""{NUM_LAYERS} affine coupling layers in the plane, {NUM_POINTS} samples, batches of {BATCH_SIZE}
+({len(batches)} steps an epoch), Adam at {LEARNING_RATE:g}.
+Medians of {rounds} rounds of {epochs} epochs each; in parentheses the range over the rounds.
+The assignment's loop is timed without its progress bar and its copies of the best model. It and ours include splitting
+and batching the data and the validation; the libraries' rows are training steps alone, on batches cut beforehand.
+Where the libraries differ:""")
+    say("\n".join(f"- {name}: {build.__doc__}" for name, build in LIBRARIES.items()))
+    return median(step[LOOP])
+
+
+def white_samples(num_samples):
+    """Mixture samples with sample covariance I, so that SciPy's kernel, a multiple of it, becomes N(0, h² I)."""
+    samples = nb.sample_gaussian_mixture(num_samples, 0.5, nb.MEANS, np.random.default_rng(0))
+    samples -= samples.mean(0)
+    return samples @ np.linalg.inv(np.linalg.cholesky(np.cov(samples.T))).T
+
+
+def kde_contestants(samples, grid_size, h):
+    """{name: function without arguments that estimates the density}; and the points."""
+    from KDEpy import FFTKDE
+
+    grid, H = nb.Grid((-3.5, 3.5), (-3.5, 3.5), grid_size), h * np.eye(2)
+    return {
+        ON_GRID: lambda: nb.kernel_density_on_grid(grid.xs, grid.ys, samples, H),
+        AT_POINTS: lambda: nb.kernel_density_estimate(grid.points, samples, H),
+        SCIPY: lambda: gaussian_kde(samples.T, bw_method=h)(grid.points.T),
+        "scikit-learn `KernelDensity`": lambda: np.exp(
+            KernelDensity(bandwidth=h, rtol=0, atol=0).fit(samples).score_samples(grid.points)),
+        FFT: lambda: FFTKDE(bw=h).fit(samples).evaluate(grid.points),
+    }, grid.points
+
+
+def peak_memory():
+    """The most memory that this process has held so far, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+def extra_memory_here(name, samples_file, grid_size):
+    """By how many MB one estimate raises this process's peak."""
+    samples = np.load(samples_file)
+    kde_contestants(samples[:100], grid_size, 0.5)[0][name]()  # its code is loaded, its threads are started
+    run, ballast, before = kde_contestants(samples, grid_size, 0.5)[0][name], [], peak_memory()
+    while peak_memory() < before + 1:  # below an earlier peak, that of the imports, the estimate's own would not show
+        ballast.append(np.ones(2**16))
+    before = peak_memory()
+    run()
+    return peak_memory() - before
+
+
+def extra_memory(name, samples, grid_size):
+    """The same in a process of its own, as text."""
+    with tempfile.TemporaryDirectory() as folder, multiprocessing.get_context("spawn").Pool(1) as pool:
+        np.save(samples_file := Path(folder, "samples.npy"), samples)
+        extra = pool.apply(extra_memory_here, (name, samples_file, grid_size))
+    return f"{extra:.0f}" if extra >= 1 else "< 1"
+
+
+def table_of_estimates(rounds):
+    """Table 2; returns the seconds of one estimate by SciPy."""
+    samples, rows, scipy_seconds = white_samples(10_000), [], []
+    memory = {name: extra_memory(name, samples, 100) for name in kde_contestants(samples, 100, 0.5)[0]}
+    for h in (0.1, 0.5):
+        np.testing.assert_allclose(gaussian_kde(samples.T, bw_method=h).covariance, h**2 * np.eye(2), atol=1e-12)
+        runs, points = kde_contestants(samples, 100, h)
+        exact = np.concatenate([np.exp(cdist(part, samples, "sqeuclidean") / (-2 * h**2)).mean(1) / (2 * np.pi * h**2)
+                                for part in np.array_split(points, 100)])
+        seen = exact > 1e-6 * exact.max()
+        seconds, densities = measure({name: lambda run=run: run for name, run in runs.items()}, rounds)
+        for name, times in seconds.items():
+            off = np.abs(np.ravel(densities[name]) - exact)
+            assert name == FFT or off.max() < 1e-9, f"{name} estimates something else"
+            rows.append([name, h, short(median(times)), ratio(seconds[SCIPY], times), f"{off.max() / exact.max():.0e}",
+                         f"{(off[seen] / exact[seen]).max():.0e}", memory[name]])
+        scipy_seconds.append(median(seconds[SCIPY]))
+    say("## 2. Kernel density estimates")
+    say_table(["10 000 samples, 100 × 100 points", "h", "seconds", f"{SCIPY} ÷ this", "largest error ÷ peak",
+               "largest relative error", "extra memory, MB"], rows)
+    say(f"""Medians of {rounds} rounds; in parentheses the range over the rounds. The errors are against the plain sum
+in float64, the relative one where the density exceeds 1e-6 of its peak. The samples are whitened: H = h I for all.
+scikit-learn runs exactly (rtol = atol = 0). KDEpy approximates: it bins the samples and cuts the kernel off.
+Extra memory is the rise of the peak in a process of its own.""")
+    return mean(scipy_seconds)
+
+
+def table_of_growth(rounds):
+    rows = []
+    for num_samples in (10**3, 10**4, 10**5, 10**6):
+        samples, row = white_samples(num_samples), [f"{num_samples:,}"]
+        for name, grid_size in ((ON_GRID, 100), (AT_POINTS, 10)):
+            run = kde_contestants(samples, grid_size, 0.5)[0][name]
+            seconds, _ = measure({name: lambda: run}, rounds)
+            row += [short(median(seconds[name])), extra_memory(name, samples, grid_size)]
+        rows.append(row)
+    say_table(["samples", f"{ON_GRID}, 100 × 100, seconds", "extra memory, MB", f"{AT_POINTS}, 100 points, seconds",
+               "extra memory, MB"], rows)
+
+
+def table_of_notebook(step_seconds, scipy_seconds):
+    say("## 3. The whole notebook")
+    if not importlib.util.find_spec("nbconvert"):
+        return say("Left out: nbconvert, which executes the notebook, is not installed.")
+    with tempfile.TemporaryDirectory() as folder:
+        execute = [sys.executable, "-m", "nbconvert", "--log-level=ERROR", "--to", "notebook", "--execute", "--inplace"]
+        start = perf_counter()
+        done = subprocess.run([*execute, shutil.copy(NOTEBOOK, folder)], capture_output=True, text=True)
+        whole = perf_counter() - start
+    if done.returncode:
+        sys.exit(f"the notebook did not run:\n{done.stderr}")
+    per_epoch, per_epoch_3000 = (math.ceil(int(0.9 * n) / BATCH_SIZE) for n in (NUM_POINTS, 3000))
+    epochs = {9: 3 * 500 + 1000, 10: 2 * 250, 11: 400, 12: 2 * 250}  # by task, with 1500 samples
+    steps = sum(epochs.values()) * per_epoch + 400 * per_epoch_3000
+    training, estimates = steps * step_seconds, 9 * scipy_seconds
+    rows = [["the notebook, executed once", whole], ["the handout's route, projected", training + estimates],
+            [f"– {steps:,} steps of the {LOOP}", training], [f"– nine estimates by {SCIPY}", estimates]]
+    say_table(["", "seconds", "÷ the notebook"], [[name, short(t), short(t / whole)] for name, t in rows])
+    say(f"""The notebook is timed once, with PyTorch's own number of threads; the rest is projected from tables 1 and 2.
+The notebook also runs its checks, draws its figures and trains {nb.NUM_REPLICAS} replicas of each model; the handout's
+route trains each model once and draws nothing. Its {250 * per_epoch:,} steps with two layers are counted like those
+with four.""")
+
+
+def machine():
+    try:
+        cpu = next(line for line in open("/proc/cpuinfo") if line.startswith("model name")).split(":")[1].strip()
+    except (OSError, StopIteration):
+        cpu = platform.processor() or platform.machine()
+    return (f"{cpu}, {os.cpu_count()} cores, {platform.system()}; Python {platform.python_version()}, "
+            f"PyTorch {torch.__version__}, NumPy {np.__version__}. Tables 1 and 2 use one thread.")
+
+
+def main(quick):
+    say("# Benchmark")
+    say(machine())
+    step_seconds = table_of_steps(rounds=2 if quick else 5)
+    scipy_seconds = table_of_estimates(rounds=2 if quick else 5)
+    table_of_growth(rounds=1 if quick else 3)
+    if not quick:
+        table_of_notebook(step_seconds, scipy_seconds)
+    target = Path(__file__).with_name("benchmark.md")
+    part = target.with_name(".benchmark.md.part")
+    part.write_text("\n\n".join(LINES) + "\n", encoding="utf-8")
+    os.replace(part, target)
+
+
+if __name__ == "__main__":
+    main("--quick" in sys.argv[1:])

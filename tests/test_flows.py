@@ -1,0 +1,207 @@
+"""Part II, Tasks 6 and 8: layers and flows, randomised, against autograd, closed forms and each other."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import MultivariateNormal
+
+MASKS = [[1, 0], [0, 1], [1, 0, 1], [0, 0, 1], [1, 0, 0, 1, 1]]
+
+
+def randomise(module, std=0.4, seed=0):
+    """All learnable parameters drawn anew, in float64: on a fresh layer s = 0 hides every error in the scale."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.double().parameters():
+        if parameter.requires_grad:
+            parameter.data = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * std
+    return module
+
+
+def normal(*shape, seed=1):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def jacobian(function, x):
+    return torch.stack([torch.autograd.functional.jacobian(lambda v: function(v[None])[0], row) for row in x])
+
+
+@pytest.fixture(params=MASKS, ids=str)
+def layer(nb, request):
+    return randomise(nb.CouplingLayer(torch.tensor(request.param, dtype=torch.float32)))
+
+
+def test_forward_is_the_formula(layer):
+    x = normal(20, len(layer.mask))
+    for i, row in enumerate(x):
+        kept = row * layer.mask
+        s, t = layer.scale_factor * layer.s_func(kept), layer.t_func(kept)
+        y = torch.where(layer.mask == 1, row, row * torch.exp(s) + t)
+        torch.testing.assert_close(layer(x)[0][i], y)
+        torch.testing.assert_close(layer(x)[1][i], s[layer.mask == 0].sum())
+
+
+def test_round_trip_and_opposite_log_dets(layer):
+    x = normal(50, len(layer.mask))
+    y, log_det_jac = layer(x)
+    back, inv_log_det_jac = layer.inverse(y)
+    torch.testing.assert_close(back, x, atol=1e-10, rtol=0)
+    torch.testing.assert_close(inv_log_det_jac, -log_det_jac)
+    assert log_det_jac.shape == (50,) and log_det_jac.abs().max() > 0.05
+
+
+def test_kept_half_is_bit_equal(layer):
+    x = normal(50, len(layer.mask))
+    kept = layer.mask == 1
+    assert torch.equal(layer(x)[0][:, kept], x[:, kept]) and torch.equal(layer.inverse(x)[0][:, kept], x[:, kept])
+
+
+def test_jacobian_structure_and_log_det(layer):
+    x = normal(10, len(layer.mask))
+    kept, moved = layer.mask == 1, layer.mask == 0
+    for function in (layer.forward, layer.inverse):
+        J = jacobian(lambda v: function(v)[0], x)
+        torch.testing.assert_close(torch.linalg.slogdet(J).logabsdet, function(x)[1])
+        identity = torch.eye(int(kept.sum()), dtype=torch.float64).expand(10, -1, -1)
+        assert torch.equal(J[:, kept][:, :, kept], identity)
+        assert not J[:, kept][:, :, moved].any()
+        block = J[:, moved][:, :, moved]
+        assert torch.equal(block, torch.diag_embed(torch.diagonal(block, dim1=1, dim2=2)))
+        assert J[:, moved][:, :, kept].abs().min() > 0
+
+
+def test_fresh_layer_only_shifts(nb):
+    layer = nb.CouplingLayer(torch.tensor([1.0, 0.0]))
+    x = torch.randn(9, 2)
+    assert not layer.scale_factor.any() and not layer(x)[1].any()
+    torch.testing.assert_close(layer(x)[0][:, 1] - x[:, 1], layer.t_func(x * layer.mask)[:, 1])
+
+
+def test_layer_architecture(nb):
+    layer = nb.CouplingLayer(torch.tensor([1.0, 0.0]))
+    for function in (layer.s_func, layer.t_func):
+        assert [type(m).__name__ for m in function] == ["Linear", "LeakyReLU", "Linear", "LeakyReLU", "Linear"]
+        assert [m.weight.shape for m in function[::2]] == [(32, 2), (32, 32), (2, 32)]
+    assert not layer.mask.requires_grad and layer.scale_factor.requires_grad
+
+
+def test_same_seed_same_initial_weights_as_the_assignments_layer(nb):
+    """The assignment builds s_func before t_func from default Linear layers; the seeds rely on it."""
+    torch.manual_seed(8)
+    expected = [torch.nn.Linear(a, b).weight for _ in range(2) for a, b in ((2, 32), (32, 32), (32, 2))]
+    torch.manual_seed(8)
+    layer = nb.CouplingFlow(1).layers[0]
+    for weight, linear in zip(expected, (*layer.s_func[::2], *layer.t_func[::2])):
+        assert torch.equal(weight, linear.weight)
+
+
+@pytest.fixture(params=[1, 2, 4, 5])
+def flow(nb, request):
+    return randomise(nb.CouplingFlow(request.param))
+
+
+def compose(flow, z):
+    for layer in flow.layers:
+        z = layer(z)[0]
+    return z
+
+
+def test_masks_alternate(nb):
+    assert [layer.mask.tolist() for layer in nb.CouplingFlow(3).layers] == [[1, 0], [0, 1], [1, 0]]
+
+
+def test_log_probability_is_the_change_of_variables(flow):
+    z = normal(20, 2)
+    log_det = torch.linalg.slogdet(jacobian(lambda v: compose(flow, v), z)).logabsdet
+    expected = MultivariateNormal(torch.zeros(2).double(), torch.eye(2).double()).log_prob(z) - log_det
+    torch.testing.assert_close(flow.log_probability(compose(flow, z)), expected, atol=1e-8, rtol=1e-8)
+
+
+def test_sample_x_agrees_with_log_probability(flow):
+    x, log_prob = flow.sample_x(300)
+    assert x.shape == (300, 2) and log_prob.shape == (300,)
+    torch.testing.assert_close(flow.log_probability(x), log_prob, atol=1e-8, rtol=1e-8)
+
+
+def test_steps_go_from_the_prior_to_the_data(flow):
+    torch.manual_seed(5)
+    steps = flow.sample_x_each_step(100)
+    torch.manual_seed(5)
+    x, _ = flow.sample_x(100)
+    torch.manual_seed(5)
+    z = flow.prior.sample((100,)).double()
+    assert len(steps) == len(flow.layers) + 1 and isinstance(steps, list)
+    assert torch.equal(steps[0], z) and torch.equal(steps[-1], x)
+    for layer, before, after in zip(flow.layers, steps, steps[1:]):
+        assert torch.equal(layer(before)[0], after)
+
+
+def test_prior_is_the_standard_normal(nb):
+    z = torch.randn(50, 2)
+    torch.testing.assert_close(nb.CouplingFlow(1).prior.log_prob(z), MultivariateNormal(torch.zeros(2), torch.eye(2)).log_prob(z))
+
+
+def test_total_mass(nb):
+    flow = randomise(nb.CouplingFlow(4), std=0.3)
+    axis = np.linspace(-20, 20, 801)
+    plane = torch.from_numpy(np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2))
+    with torch.no_grad():
+        assert flow.log_probability(plane).exp().sum() * 0.05**2 == pytest.approx(1, abs=5e-3)
+
+
+def test_every_parameter_receives_a_gradient(nb):
+    flow = randomise(nb.CouplingFlow(4))
+    flow.log_probability(normal(64, 2)).mean().backward()
+    for layer in flow.layers:
+        kept, moved = layer.mask == 1, layer.mask == 0
+        for network in (layer.s_func, layer.t_func):
+            assert network[0].weight.grad[:, kept].any() and not network[0].weight.grad[:, moved].any()
+            assert network[2].weight.grad.any() and network[4].weight.grad[moved].any()
+        assert layer.scale_factor.grad[moved].any() and layer.mask.grad is None
+
+
+def test_far_out_there_is_no_nan(nb):
+    flow = randomise(nb.CouplingFlow(4), std=0.05).float()
+    x = torch.tensor([[1e6, -1e6], [1e6, 0], [-1e30, 1e30], [0, 0]])
+    log_p = flow.log_probability(x)
+    assert not log_p.isnan().any() and log_p[-1].isfinite() and (log_p[:-1] < -1e6).all()
+    fresh = nb.CouplingFlow(4)  # s = 0: x = z + shifts, so the answer is known to be about -|x|²/2
+    assert fresh.log_probability(torch.tensor([[1e6, 0.0]])).item() == pytest.approx(-0.5e12, rel=0.5)
+
+
+def test_works_in_float64_and_float32(nb):
+    for dtype in (torch.float32, torch.float64):
+        x, log_prob = nb.CouplingFlow(2).to(dtype).sample_x(4)
+        assert x.dtype == log_prob.dtype == dtype
+
+
+def test_density_image_values(nb):
+    # A flow of fresh layers with zero shift is the standard normal; its image is known in closed form.
+    flow = nb.CouplingFlow(2)
+    for parameter in flow.parameters():
+        if parameter.requires_grad:
+            parameter.data.zero_()
+    grid = nb.Grid((-3, 4), (-2, 3), 30)
+    expected = np.exp(-(grid.xs[:, None] ** 2 + grid.ys**2) / 2) / (2 * math.pi)
+    np.testing.assert_allclose(nb.flow_density(flow, grid), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name, call", [
+    ("num_layers", lambda nb: nb.CouplingFlow(0)),
+    ("num_layers", lambda nb: nb.CouplingFlow(2.0)),
+    ("mask", lambda nb: nb.CouplingLayer(torch.tensor([1.0, 1.0]))),
+    ("mask", lambda nb: nb.CouplingLayer(torch.tensor([1.0, 0.5]))),
+    ("mask", lambda nb: nb.CouplingLayer([1, 0])),
+    ("mask", lambda nb: nb.CouplingLayer(torch.tensor([1, 0]))),
+    ("num_samples", lambda nb: nb.CouplingFlow(1).sample_x(0)),
+    ("num_samples", lambda nb: nb.CouplingFlow(1).sample_x_each_step(-1)),
+    ("x", lambda nb: nb.CouplingFlow(1).log_probability(torch.zeros(2))),
+    ("x", lambda nb: nb.CouplingFlow(1).log_probability(torch.zeros(3, 3))),
+    ("x", lambda nb: nb.CouplingFlow(1).log_probability(np.zeros((3, 2)))),
+    ("x", lambda nb: nb.CouplingFlow(1).log_probability(torch.zeros(3, 2, dtype=torch.int64))),
+    ("x", lambda nb: nb.CouplingFlow(1).log_probability(torch.full((3, 2), math.nan))),
+])
+def test_bad_input_is_named(nb, name, call):
+    with pytest.raises(ValueError, match=rf"^{name}: expected"):
+        call(nb)

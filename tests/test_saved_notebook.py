@@ -1,0 +1,114 @@
+"""The committed notebook: one clean run, readable cells, and numbers that agree with what it exported."""
+
+import json
+import re
+import subprocess
+
+import pytest
+
+from notebook import NOTEBOOK, ROOT, code_cells, source
+
+FIGURES = ROOT / "figures"
+
+
+@pytest.fixture(scope="module")
+def text():
+    return NOTEBOOK.read_text()
+
+
+def outputs():
+    return [output for cell in code_cells() for output in cell["outputs"]]
+
+
+def quoted_text():
+    """All Markdown that the saved notebook printed."""
+    return "\n".join("".join(o["data"]["text/markdown"]) for o in outputs() if "text/markdown" in o.get("data", {}))
+
+
+def test_saved_from_one_run_in_order():
+    assert [cell["execution_count"] for cell in code_cells()] == list(range(1, len(code_cells()) + 1))
+
+
+def test_no_error_and_nothing_on_stderr(text):
+    assert not [o for o in outputs() if o["output_type"] == "error" or o.get("name") == "stderr"]
+    assert "widgets" not in json.loads(text)["metadata"]
+    assert not any("execution" in cell["metadata"] for cell in code_cells())  # times would differ at every run
+
+
+def test_no_machine_in_it(text):
+    for word in ("np.Inf", "/root/", "/home/", "/Users/", str(ROOT)):
+        assert word not in text, word
+
+
+def test_cells_are_short():
+    lengths = sorted(sum(1 for line in source(cell).splitlines() if line.strip()) for cell in code_cells())
+    assert lengths[len(lengths) // 2] <= 12 and lengths[-1] <= 40
+
+
+def test_imports_only_what_is_promised():
+    allowed = {"numpy", "matplotlib", "scipy", "sklearn", "torch", "tqdm", "IPython", "google"}
+    standard = {"copy", "io", "json", "logging", "os", "re", "shutil", "collections", "functools", "pathlib"}
+    imported = {match for cell in code_cells() for match in re.findall(r"^\s*(?:from|import) (\w+)", source(cell), re.M)}
+    assert imported <= allowed | standard
+
+
+@pytest.mark.parametrize("part, tasks", [("I", range(1, 5)), ("II", [1, 2, 6, 7, 8, 9, 10, 11, 12])])
+def test_every_task_has_its_place(text, part, tasks):
+    for task in tasks:
+        anchor = f"part-{part.lower()}-task-{task}"
+        assert f'id=\\"{anchor}\\"' in text and f"(#{anchor})" in text, anchor
+
+
+def test_saved_figures_are_the_ones_that_the_notebook_writes():
+    tracked = subprocess.run(["git", "ls-files", "figures"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    names = {name.removeprefix("figures/") for name in tracked.split()}
+    assert names == {path.name for path in FIGURES.iterdir()}
+    shown = sum("image/png" in o.get("data", {}) for o in outputs())
+    not_exported = 2  # the graph of a layer and the loss curves
+    assert shown == sum(name.endswith(".pdf") for name in names) + not_exported
+
+
+def test_pdfs_carry_no_date():
+    for path in FIGURES.glob("*.pdf"):
+        assert b"CreationDate" not in path.read_bytes(), path.name
+
+
+def results():
+    return json.loads((FIGURES / "results.json").read_text())
+
+
+def printed():
+    lines = (FIGURES / "results.tex").read_text().splitlines()
+    return dict(re.fullmatch(r"\\expandafter\\def\\csname result:(.+?)\\endcsname\{(.*)\}", line).groups() for line in lines[1:])
+
+
+def test_tex_and_json_hold_the_same_numbers():
+    values, texts = results(), printed()
+    assert texts.keys() == {key for key, value in values.items() if not isinstance(value, list)}
+    for key, shown in texts.items():
+        digits = len(shown.partition("e")[0].partition(".")[2])
+        scale = 10 ** float(shown.partition("e")[2] or 0)
+        assert abs(float(shown) - values[key]) <= 0.5001 * scale * 10**-digits, key
+
+
+def test_quoted_numbers_are_the_recorded_ones():
+    """Each number quoted by key in a cell's source stands in that cell's saved output as results.tex has it."""
+    texts, checked = printed(), 0
+    for cell in code_cells():
+        keys = [key for key in re.findall(r"\[\[([^\[\]{}]+?)\]\]", source(cell)) if key in texts]
+        shown = "\n".join("".join(o["data"]["text/markdown"]) for o in cell["outputs"] if "text/markdown" in o.get("data", {}))
+        for key in keys:
+            mantissa, _, exponent = texts[key].partition("e")
+            assert (rf"${mantissa}\cdot10^{{{int(exponent)}}}$" if exponent else mantissa) in shown, key
+            checked += 1
+    assert checked > 60
+
+
+def test_conclusions_have_intervals():
+    values = results()
+    for task in ("task10", "task11", "task12"):
+        for measure in ("kl_nats", "total_variation"):
+            for name in ("mean", "low", "high", "median"):
+                assert f"part2.{task}.difference.{measure}.{name}" in values
+        replicas = [value for key, value in values.items() if key.startswith(f"part2.{task}.") and key.endswith("kl_nats.replicas")]
+        assert len(replicas) == 2 and all(len(r) >= 8 for r in replicas)
