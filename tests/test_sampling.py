@@ -49,7 +49,8 @@ def test_mixture_density(nb):
 
 
 @pytest.mark.parametrize("ring, sector", [((0, 0.5), (-3.1, -1.0)), ((0.5, 2), (0.3, 2.0)), ((1, 4), (-1, -0.2)),
-                                          ((4, 8), (2.5, 3.1)), ((0, 9), (0, 3.1))])
+                                          ((4, 8), (2.5, 3.1)), ((4, 8), (-1, -0.2)),
+                                          ((0, 9), (0, 3.1))])
 def test_spiral_density_integrates_to_the_probability_of_a_sector(nb, ring, sector):
     def density(phi, rho):
         return nb.spiral_density([[rho * np.cos(phi), rho * np.sin(phi)]])[0] * rho
