@@ -2,7 +2,8 @@
 
     python benchmark.py [--quick]
 
-Prints Markdown tables and writes them to benchmark.md beside this file. --quick: fewer rounds, and no table 3.
+Prints Markdown tables and writes them to benchmark.md beside this file, and the numbers that the report quotes to
+benchmark.tex. --quick: fewer rounds, no table 3, and no files.
 """
 import importlib.util
 import math
@@ -38,7 +39,8 @@ threadpool_limits(1)
 NUM_LAYERS, NUM_POINTS, BATCH_SIZE, LEARNING_RATE = 4, 1500, 64, 1e-3
 LOOP, TEN, SCIPY = "assignment's loop", "`train_together`, 10 flows", "SciPy `gaussian_kde`"
 ON_GRID, AT_POINTS, FFT = "`kernel_density_on_grid`", "`kernel_density_estimate`", "KDEpy `FFTKDE`"
-LINES = []
+HERE = Path(__file__).parent
+LINES, QUOTED = [], {}
 
 
 def say(text):
@@ -57,12 +59,15 @@ def short(number):
     return f"{number:,.{max(0, 2 - math.floor(math.log10(number)))}f}"
 
 
-def ratio(above, below):
-    """The ratio of the medians, and the smallest and largest ratio within one round."""
+def ratio(above, below, key=None):
+    """The ratio of the medians, and the smallest and largest ratio within one round; kept under `key` for the report."""
     if above is below:
         return "1"
     each = [a / b for a, b in zip(above, below, strict=True)]
-    return f"{short(median(above) / median(below))} ({short(min(each))}–{short(max(each))})"
+    middle, low, high = map(short, (median(above) / median(below), min(each), max(each)))
+    if key:
+        QUOTED.update({f"{key}.median": middle, f"{key}.low": low, f"{key}.high": high})
+    return f"{middle} ({low}–{high})"
 
 
 def measure(contestants, rounds):
@@ -204,7 +209,9 @@ def table_of_steps(rounds, epochs=50):
     for name, times in step.items():
         model = LIBRARIES[name]()[0] if name in LIBRARIES else AssignmentFlow()
         size = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        rows.append([name, f"{size:,}", short(1e3 * median(times)), ratio(step[LOOP], times), ratio(times, step[TEN])])
+        key = name.translate(str.maketrans(" ", "_", "`',"))
+        rows.append([name, f"{size:,}", short(1e3 * median(times)), ratio(step[LOOP], times, f"benchmark.loop_over.{key}"),
+                     ratio(times, step[TEN], f"benchmark.{key}.over_ten")])
     say("## 1. One optimisation step of one flow")
     say_table(["", "learnable parameters", "ms per flow and step", f"{LOOP} ÷ this", f"this ÷ {TEN}"], rows)
     say(f"""{NUM_LAYERS} affine coupling layers in the plane, {NUM_POINTS} samples, batches of {BATCH_SIZE}
@@ -278,7 +285,8 @@ def table_of_estimates(rounds):
         for name, times in seconds.items():
             off = np.abs(np.ravel(densities[name]) - exact)
             assert name == FFT or off.max() < 1e-9, f"{name} estimates something else"
-            rows.append([name, h, short(median(times)), ratio(seconds[SCIPY], times), f"{off.max() / exact.max():.0e}",
+            key = "benchmark.scipy_over.{}.h_{}".format(name.translate(str.maketrans(" ", "_", "`")), h)
+            rows.append([name, h, short(median(times)), ratio(seconds[SCIPY], times, key), f"{off.max() / exact.max():.0e}",
                          f"{(off[seen] / exact[seen]).max():.0e}", memory[name]])
         scipy_seconds.append(median(seconds[SCIPY]))
     say("## 2. Kernel density estimates")
@@ -349,6 +357,9 @@ def table_of_notebook(step_seconds, scipy_seconds):
             [f"the notebook's {ours:,} flow steps at the loop's pace", ours * step_seconds],
             ["the arithmetic of those steps alone", ours * bare_products()]]
     say_table(["", "seconds", "÷ the notebook"], [[name, short(t), short(t / whole)] for name, t in rows])
+    for key, t in zip(("notebook", "handout_route", "", "", "same_steps", "arithmetic"), (t for _, t in rows), strict=True):
+        if key:
+            QUOTED[f"benchmark.{key}.seconds"], QUOTED[f"benchmark.{key}.over_notebook"] = short(t), short(t / whole)
     say(f"""The notebook is timed once, with PyTorch's own number of threads; the rest is projected from tables 1 and 2.
 It also runs its checks, draws its figures, and trains {nb.NUM_REPLICAS} replicas of each flow of Task 9 and {nb.NUM_PAIRS}
 of each arm of Tasks 10 to 12; the handout's route trains each flow once and draws nothing. Its {250 * per_epoch:,} steps
@@ -365,6 +376,15 @@ def machine():
             f"PyTorch {torch.__version__}, NumPy {np.__version__}. Tables 1 and 2 use one thread.")
 
 
+def write_files():
+    """benchmark.md, and benchmark.tex with a macro for each number that the report may quote."""
+    macros = [rf"\expandafter\def\csname result:{key}\endcsname{{{text.replace(',', '')}}}" for key, text in QUOTED.items()]
+    for name, text in (("benchmark.md", "\n\n".join(LINES)), ("benchmark.tex", "\n".join(macros))):
+        part = HERE / f".{name}.part"
+        part.write_text(text + "\n", encoding="utf-8")
+        os.replace(part, HERE / name)
+
+
 def main(quick):
     say("# Benchmark")
     say(machine())
@@ -373,10 +393,7 @@ def main(quick):
     table_of_growth(rounds=1 if quick else 3)
     if not quick:
         table_of_notebook(step_seconds, scipy_seconds)
-    target = Path(__file__).with_name("benchmark.md")
-    part = target.with_name(".benchmark.md.part")
-    part.write_text("\n\n".join(LINES) + "\n", encoding="utf-8")
-    os.replace(part, target)
+        write_files()
 
 
 if __name__ == "__main__":
