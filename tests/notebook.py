@@ -40,11 +40,12 @@ def load_definitions(path=NOTEBOOK):
     return namespace
 
 
-def execute_alone(folder, **environment):
-    """Run a copy of the notebook in an empty folder; returns the path of the executed copy."""
-    shutil.copy(NOTEBOOK, folder / NOTEBOOK.name)
-    command = [sys.executable, "-m", "nbconvert", "--log-level=ERROR", "--to", "notebook", "--execute",
-               "--ExecutePreprocessor.record_timing=False", "--output", "executed.ipynb", NOTEBOOK.name]
+def execute_alone(folder, *prefix, notebook=NOTEBOOK, **environment):
+    """Run a copy of the notebook in a folder, its command after a prefix; returns the path of the executed copy."""
+    if notebook.parent != folder:
+        shutil.copy(notebook, folder)
+    command = [*prefix, sys.executable, "-m", "nbconvert", "--log-level=ERROR", "--to", "notebook", "--execute",
+               "--ExecutePreprocessor.record_timing=False", "--output", "executed.ipynb", notebook.name]
     done = subprocess.run(command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     return folder / "executed.ipynb"
