@@ -1,0 +1,134 @@
+"""Open the notebook in JupyterLab in a real browser, run all cells through the menu, and look at what is there.
+
+The last screenshot is kept as .build/browser.png.
+"""
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+
+from notebook import NOTEBOOK, ROOT, code_cells
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]
+SETTINGS = {
+    "notebook-extension/tracker": {"windowingMode": "none"},  # else only the cells on screen are in the page
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+}
+MINUTES = 10  # for all cells, on a slow machine
+
+# What the page shows: the prompts of the code cells, the errors, and the widths of the pictures.
+LOOK = """() => ({
+    prompts: [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(prompt => prompt.innerText.trim()),
+    errors: [...document.querySelectorAll('[data-mime-type="application/vnd.jupyter.error"], [data-mime-type="application/vnd.jupyter.stderr"]')]
+        .map(output => output.innerText),
+    widths: [...document.querySelectorAll('.jp-CodeCell .jp-OutputArea img')].map(image => image.complete ? image.naturalWidth : 0),
+})"""
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: the notebook was not run in a browser")]
+
+
+def write_without_outputs(path):
+    """A copy of the notebook that has not been run."""
+    notebook = json.loads(NOTEBOOK.read_text())
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            cell["outputs"], cell["execution_count"] = [], None
+    path.write_text(json.dumps(notebook))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with nothing in it but the notebook, without outputs."""
+    folder = tmp_path_factory.mktemp("lab")
+    write_without_outputs(folder / NOTEBOOK.name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(folder, tmp_path_factory):
+    """The address of the notebook in a JupyterLab on this machine alone, all of whose state lies in a temporary folder."""
+    state = tmp_path_factory.mktemp("jupyter")
+    for plugin, settings in SETTINGS.items():
+        path = state / "settings" / "@jupyterlab" / f"{plugin}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(settings))
+    folders = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime", "IPYTHONDIR": "ipython",
+               "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces"}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    token = secrets.token_hex(16)
+    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", "--ServerApp.port_retries=0",
+               f"--ServerApp.port={port}", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}"]
+    with (state / "log").open("w") as log:
+        server = subprocess.Popen(command, cwd=folder, env={**os.environ, **{name: str(state / sub) for name, sub in folders.items()}},
+                                  stdout=log, stderr=log)
+    try:
+        wait_for(f"http://127.0.0.1:{port}/api?token={token}", server, state / "log")
+        yield f"http://127.0.0.1:{port}/lab/tree/{NOTEBOOK.name}?token={token}"
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def wait_for(url, server, log):
+    """Wait until the server answers."""
+    for _ in range(240):
+        assert server.poll() is None, log.read_text()[-2000:]
+        try:
+            return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=5)
+        except OSError:
+            time.sleep(0.25)
+    raise AssertionError(f"JupyterLab does not answer: {log.read_text()[-2000:]}")
+
+
+@pytest.fixture(scope="module")
+def page(address, tmp_path_factory):
+    """The page with the notebook after Run > Run All Cells, when the last cell has run or one has failed."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch_persistent_context(
+            tmp_path_factory.mktemp("profile"), executable_path=CHROMIUM, args=FLAGS, viewport={"width": 1200, "height": 1600})
+        page = browser.new_page()
+        page.goto(address)
+        page.locator(".jp-Notebook .jp-CodeCell").nth(len(code_cells()) - 1).wait_for(state="attached", timeout=120_000)
+        page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(timeout=120_000)  # the kernel is up
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        try:
+            page.wait_for_function(f"""() => {{
+                const page = ({LOOK})();
+                return page.errors.length || /\\[\\d+\\]/.test(page.prompts.at(-1));
+            }}""", timeout=MINUTES * 60_000, polling=1000)
+        finally:
+            page.locator(".jp-CodeCell .jp-OutputArea img").last.scroll_into_view_if_needed()
+            (ROOT / ".build").mkdir(exist_ok=True)
+            page.screenshot(path=ROOT / ".build" / "browser.png")
+        yield page
+        browser.close()
+
+
+def test_all_cells_run_in_order_and_none_shows_an_error(page):
+    seen = page.evaluate(LOOK)
+    assert seen["errors"] == []
+    assert seen["prompts"] == [f"[{i}]:" for i in range(1, len(code_cells()) + 1)]
+
+
+def test_all_images_are_there(page):
+    widths = page.evaluate(LOOK)["widths"]
+    saved = sum("image/png" in output.get("data", {}) for cell in code_cells() for output in cell["outputs"])
+    assert len(widths) == saved and min(widths) > 100
+
+
+def test_figures_are_written_beside_the_notebook(page, folder):
+    assert {path.name for path in (folder / "figures").iterdir()} == {path.name for path in (ROOT / "figures").iterdir()}
