@@ -105,7 +105,8 @@ def main():
         limit = max(ROUNDING, round_up(MARGIN * max(moved.values()))) if held else ""
         rows.append({"result": kind, **{condition: f"{value:.2g}" for condition, value in moved.items()}, "allowed": limit})
     differ = {condition: differences(folder) for condition, folder in folders.items()}
-    rows.append({"result": "conclusions that differ", **{condition: len(found) for condition, found in differ.items()}, "allowed": 0})
+    counts = {condition: len(found) for condition, found in differ.items()}
+    rows.append({"result": "conclusions that differ", **counts, "allowed": 0})
     with TABLE.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()

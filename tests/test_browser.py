@@ -27,14 +27,17 @@ SETTINGS = {
 MINUTES = 10  # for all cells, on a slow machine
 
 # What the page shows: the prompts of the code cells, the errors, and the widths of the pictures.
-LOOK = """() => ({
-    prompts: [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(prompt => prompt.innerText.trim()),
-    errors: [...document.querySelectorAll('[data-mime-type="application/vnd.jupyter.error"], [data-mime-type="application/vnd.jupyter.stderr"]')]
-        .map(output => output.innerText),
-    widths: [...document.querySelectorAll('.jp-CodeCell .jp-OutputArea img')].map(image => image.complete ? image.naturalWidth : 0),
-})"""
+LOOK = """() => {
+    const all = (selector, value) => [...document.querySelectorAll('.jp-CodeCell ' + selector)].map(value);
+    return {
+        prompts: all('.jp-InputPrompt', prompt => prompt.innerText.trim()),
+        errors: all('[data-mime-type$="jupyter.error"], [data-mime-type$="jupyter.stderr"]', output => output.innerText),
+        widths: all('.jp-OutputArea img', image => image.complete ? image.naturalWidth : 0),
+    };
+}"""
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: the notebook was not run in a browser")]
+WHY_NOT = "Chromium is not installed: the notebook was not run in a browser"
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason=WHY_NOT)]
 
 
 def write_without_outputs(path):
@@ -59,20 +62,20 @@ def address(folder, tmp_path_factory):
     """The address of the notebook in a JupyterLab on this machine alone, all of whose state lies in a temporary folder."""
     state = tmp_path_factory.mktemp("jupyter")
     for plugin, settings in SETTINGS.items():
-        path = state / "settings" / "@jupyterlab" / f"{plugin}.jupyterlab-settings"
+        path = state / "JUPYTERLAB_SETTINGS_DIR" / "@jupyterlab" / f"{plugin}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(settings))
-    folders = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime", "IPYTHONDIR": "ipython",
-               "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces"}
+    variables = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR",
+                 "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR")
+    environment = {**os.environ, **{variable: str(state / variable) for variable in variables}}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     token = secrets.token_hex(16)
-    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", "--ServerApp.port_retries=0",
-               f"--ServerApp.port={port}", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}"]
+    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1",
+               f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}"]
     with (state / "log").open("w") as log:
-        server = subprocess.Popen(command, cwd=folder, env={**os.environ, **{name: str(state / sub) for name, sub in folders.items()}},
-                                  stdout=log, stderr=log)
+        server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
     try:
         wait_for(f"http://127.0.0.1:{port}/api?token={token}", server, state / "log")
         yield f"http://127.0.0.1:{port}/lab/tree/{NOTEBOOK.name}?token={token}"

@@ -1,0 +1,186 @@
+"""Run the notebook as Colab would, where it may write to its own folder only, and stop it halfway.
+
+The oldest versions that the notebook supports are those of Colab's runtime, tests/environments/colab.txt. They lie in a
+folder of their own ahead of the installed ones; PyTorch and Jupyter are the installed ones. What is executed is one run:
+on these versions, by a shell that says that it is Colab's, with `google.colab` at hand, warnings as errors, the parent
+folder and HOME read-only, and old files in figures/.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from conclusions import claims, verdicts
+from notebook import NOTEBOOK, ROOT, code_cells, execute_alone, source
+from spread import ROUNDING, movements
+
+COLAB = ROOT / "tests" / "environments" / "colab.txt"
+STUB = ROOT / "tests" / "colab_stub"
+# Permissions bind an ordinary user; root has to give up the right to ignore them.
+BOUND = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search"]
+BOUND = BOUND if os.geteuid() == 0 and shutil.which("setpriv") else []
+
+pytestmark = pytest.mark.slow
+
+
+def as_in_colab(base, packages=()):
+    """The environment for a kernel that looks like Colab's, in which a warning in a cell is an error."""
+    spec = base / "jupyter" / "kernels" / "python3"
+    spec.mkdir(parents=True)
+    launch = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}",
+              "--IPKernelApp.kernel_class=google.colab._shell.Kernel"]
+    (spec / "kernel.json").write_text(json.dumps({"argv": launch, "display_name": "Python 3", "language": "python"}))
+    return {"JUPYTER_PATH": str(base / "jupyter"), "PYTHONPATH": os.pathsep.join(map(str, (*packages, STUB))),
+            "PYTHONWARNINGS": "error:::__main__", "COLAB_CALLS": str(base / "calls")}
+
+
+def calls(base):
+    """What was called in google.colab."""
+    return (base / "calls").read_text().splitlines() if (base / "calls").exists() else []
+
+
+def write_notebook(path, *sources):
+    """A notebook of these code cells."""
+    cells = [{"cell_type": "code", "id": f"cell{i}", "metadata": {}, "execution_count": None, "outputs": [], "source": text}
+             for i, text in enumerate(sources)]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    path.write_text(json.dumps({"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return tmp_path_factory.mktemp("colab")
+
+
+@pytest.fixture(scope="module")
+def environment(base):
+    """Colab's versions installed, and the variables that bring them in."""
+    packages = base / "packages"
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps",
+                    "--target", str(packages), "-r", str(COLAB)], check=True)
+    return as_in_colab(base, [packages])
+
+
+@pytest.fixture(scope="module")
+def executed(base, environment):
+    """The notebook executed in base/parent/alone; the parent and HOME are read-only, figures/ has old files."""
+    alone, home = base / "parent" / "alone", base / "home"
+    (alone / "figures").mkdir(parents=True)
+    home.mkdir()
+    for old in (ROOT / "figures").iterdir():
+        (alone / "figures" / old.name).write_text("old")
+    (alone / "figures" / "notes.txt").write_text("mine")
+    for folder in (alone.parent, home):
+        folder.chmod(0o555)
+    yield execute_alone(alone, *BOUND, **environment, HOME=str(home))
+    for folder in (alone.parent, home):
+        folder.chmod(0o755)
+
+
+def test_ran_on_the_versions_of_colab(environment):
+    names = ("numpy", "scipy", "sklearn", "matplotlib")
+    ask = f"import {', '.join(names)}\n" + "\n".join(f"print({name}.__version__)" for name in names)
+    found = subprocess.run([sys.executable, "-c", ask], env={**os.environ, **environment}, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == re.findall(r"==(\S+)", COLAB.read_text())
+
+
+def test_prints_nothing_on_stderr_but_where_matplotlib_keeps_its_cache(executed):
+    said = "".join("".join(o["text"]) for cell in code_cells(executed) for o in cell["outputs"] if o.get("name") == "stderr")
+    about_the_cache = r"mkdir -p failed for path .*matplotlib|Matplotlib created a temporary (cache|config) directory"
+    assert [line for line in said.splitlines() if not re.match(about_the_cache, line)] == []
+
+
+def test_calls_nothing_of_colab(base, executed):
+    assert calls(base) == []
+
+
+def test_nothing_else_could_be_written(base, executed):
+    for folder in (executed.parent.parent, base / "home"):
+        if subprocess.run([*BOUND, "touch", folder / "probe"], capture_output=True).returncode == 0:
+            pytest.skip("whoever runs the tests can write to read-only folders")
+    assert [path.name for path in executed.parent.parent.iterdir()] == ["alone"] and not list((base / "home").iterdir())
+
+
+def test_writes_figures_over_old_ones_and_leaves_other_files_alone(executed):
+    assert {path.name for path in executed.parent.iterdir()} == {NOTEBOOK.name, "executed.ipynb", "figures"}
+    contents = {path.name: path.read_bytes() for path in (executed.parent / "figures").iterdir()}
+    assert contents.pop("notes.txt") == b"mine"
+    assert contents.keys() == {path.name for path in (ROOT / "figures").iterdir()}
+    assert b"old" not in contents.values()
+
+
+def test_draws_the_same_conclusions(executed):
+    values = json.loads((executed.parent / "figures" / "results.json").read_text())
+    assert verdicts(executed) == verdicts(NOTEBOOK)
+    assert not [claim for claim, holds in claims(values).items() if not holds]
+
+
+def test_what_does_not_train_agrees_to_rounding(executed):
+    committed, again = (json.loads((path.parent / "figures" / "results.json").read_text()) for path in (NOTEBOOK, executed))
+    moved = movements("what does not train, relative", committed, again)
+    assert len(moved) > 100 and {key: by for key, by in moved.items() if by > ROUNDING} == {}
+
+
+def test_it_would_call_colab_if_asked_to(tmp_path):
+    """The last cell with both switches on, in the same shell: the run above did believe that it was in Colab."""
+    cells = [source(cell) for cell in code_cells()]
+    switches, export = [text for text in cells if "COPY_FIGURES_TO_DRIVE" in text]
+    folder = tmp_path / "work"
+    (folder / "figures").mkdir(parents=True)
+    (folder / "figures" / "a.pdf").write_text("a figure")
+    notebook = write_notebook(folder / "export.ipynb", "from pathlib import Path\nFIGURES = Path('figures')",
+                              switches.replace("False", "True"), export.replace("/content/drive", str(tmp_path / "drive")))
+    execute_alone(folder, notebook=notebook, **as_in_colab(tmp_path))
+    archive = folder / "ee048954_hw1_figures.zip"
+    assert archive.is_file()
+    assert calls(tmp_path) == [f"drive.mount('{tmp_path / 'drive'}',)", f"files.download('{archive}',)"]
+    assert (tmp_path / "drive" / "MyDrive" / "ee048954_hw1_figures" / "a.pdf").read_text() == "a figure"
+
+
+@pytest.mark.parametrize("warning", ["warnings.warn('planted')", "warnings.warn('planted', DeprecationWarning)", "np.log([0.0])"])
+def test_a_warning_in_a_cell_would_stop_the_run(tmp_path, warning):
+    notebook = write_notebook(tmp_path / "warns.ipynb", f"import warnings\nimport numpy as np\n{warning}")
+    with pytest.raises(AssertionError, match="Warning.{0,9}: (planted|divide by zero)"):
+        execute_alone(tmp_path, notebook=notebook, **as_in_colab(tmp_path))
+
+
+def whole(path):
+    """Whether a figure file is complete: a PDF or a PNG from first to last byte, JSON that parses, lines that end."""
+    content = path.read_bytes()
+    if path.suffix == ".json":
+        return bool(json.loads(content))
+    ends = {".pdf": (b"%PDF-", b"%%EOF\n"), ".png": (b"\x89PNG", b"IEND\xaeB`\x82"), ".tex": (b"\\newcommand", b"}\n")}
+    first, last = ends[path.suffix]
+    return content.startswith(first) and content.endswith(last)
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
+def test_interrupted_while_it_writes_a_figure_it_leaves_no_half_written_file(tmp_path, stop):
+    shutil.copytree(ROOT / "figures", tmp_path / "figures")
+    shutil.copy(NOTEBOOK, tmp_path)
+    command = [sys.executable, "-m", "nbconvert", "--to", "notebook", "--execute", "--output", "executed.ipynb", NOTEBOOK.name]
+    run = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    first = tmp_path / "figures" / "part1_task1_samples.pdf"
+    untouched = first.stat().st_mtime_ns
+    while first.stat().st_mtime_ns == untouched and not list(first.parent.glob(".*")):
+        assert run.poll() is None, "the run ended before it wrote a figure"
+        time.sleep(0.001)
+    kernel, = psutil.Process(run.pid).children()
+    kernel.send_signal(stop)
+    if stop == signal.SIGKILL:
+        run.kill()
+    assert run.wait() != 0
+    figures = [path for path in (tmp_path / "figures").iterdir() if not path.name.startswith(".")]
+    assert {path.name for path in figures} == {path.name for path in (ROOT / "figures").iterdir()}
+    assert [path.name for path in figures if not whole(path)] == []
+    if stop == signal.SIGINT:
+        assert list((tmp_path / "figures").glob(".*")) == [], "the unfinished part is not removed"
