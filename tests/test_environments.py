@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from conclusions import claims, verdicts
-from notebook import NOTEBOOK, ROOT, code_cells, execute_alone, source
+from notebook import NOTEBOOK, ONE_THREAD, ROOT, code_cells, execute_alone, source
 from spread import ROUNDING, movements
 
 COLAB = ROOT / "tests" / "environments" / "colab.txt"
@@ -39,7 +39,7 @@ def as_in_colab(base, packages=()):
               "--IPKernelApp.kernel_class=google.colab._shell.Kernel"]
     (spec / "kernel.json").write_text(json.dumps({"argv": launch, "display_name": "Python 3", "language": "python"}))
     return {"JUPYTER_PATH": str(base / "jupyter"), "PYTHONPATH": os.pathsep.join(map(str, (*packages, STUB))),
-            "PYTHONWARNINGS": "error:::__main__", "COLAB_CALLS": str(base / "calls")}
+            "PYTHONWARNINGS": "error:::__main__", "COLAB_CALLS": str(base / "calls"), **ONE_THREAD}
 
 
 def calls(base):
@@ -89,8 +89,8 @@ def executed(base, environment):
 def test_ran_on_the_versions_of_colab(environment):
     names = ("numpy", "scipy", "sklearn", "matplotlib")
     ask = f"import {', '.join(names)}\n" + "\n".join(f"print({name}.__version__)" for name in names)
-    found = subprocess.run([sys.executable, "-c", ask], env={**os.environ, **environment}, capture_output=True, text=True, check=True)
-    assert found.stdout.split() == re.findall(r"==(\S+)", COLAB.read_text())
+    found = subprocess.check_output([sys.executable, "-c", ask], env={**os.environ, **environment}, text=True)
+    assert found.split() == re.findall(r"==(\S+)", COLAB.read_text())
 
 
 def test_prints_nothing_on_stderr_but_where_matplotlib_keeps_its_cache(executed):
