@@ -37,7 +37,9 @@ notebook: $(VENV)/.installed
 report: $(if $(NO_TEX),no-tex,.build/$(NAME).pdf)
 	$(if $(NO_TEX),@echo "The committed report/$(NAME).pdf is left as it is.",mv .build/$(NAME).pdf report/)
 
-.PHONY: no-tex
+.PHONY: no-tex tex-packages
+tex-packages:
+	@echo $(TEX_PACKAGES)
 no-tex:
 	@echo "LaTeX is not installed here. To build the report: apt-get install --no-install-recommends $(TEX_PACKAGES)"
 

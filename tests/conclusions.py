@@ -1,4 +1,4 @@
-"""What the notebook concludes: its verdicts, as it prints them, and the claims in its prose, as conditions on its numbers."""
+"""What notebook and report conclude: the verdicts, as printed, and the claims in the prose, as conditions on the numbers."""
 
 import re
 
@@ -15,11 +15,21 @@ def verdicts(path):
 
 
 def claims(values):
-    """The claims in the prose of the answers, as {claim: whether the numbers bear it out}."""
+    """The claims in the prose of notebook and report, as {claim: whether the numbers bear it out}."""
     return {f"{task}: {claim}": bool(holds) for task, part in (
         ("Part I, Task 3", bandwidth(values)), ("Part I, Task 4", ranking(values)), ("Task 9", four_flows(values)),
         ("Task 10", depth(values)), ("Task 11", samples(values)), ("Task 12", modes(values)), ("One scale", one_scale(values)),
     ) for claim, holds in part.items()}
+
+
+def excludes(values, key, number):
+    """Whether the interval of a key does not hold a number."""
+    return not values[f"{key}.low"] <= number <= values[f"{key}.high"]
+
+
+def apart(values, *keys):
+    """Whether the intervals of these keys follow one another, from low to high, without touching."""
+    return all(values[f"{a}.high"] < values[f"{b}.low"] for a, b in zip(keys, keys[1:]))
 
 
 def bandwidth(values):
@@ -29,7 +39,10 @@ def bandwidth(values):
     def error(distribution, h):
         return at(distribution, f"h_{h}.total_variation")
 
+    best = {"mixture_half": 0.1, "mixture_one": 0.5, "spiral": 0.1}
     return {
+        "h = 0.1 is the best of the three for the narrow mixture and the spiral, 0.5 for the wide mixture":
+            all(min((0.1, 0.5, 1.0), key=lambda h, d=d: error(d, h)) == h for d, h in best.items()),
         "at h = 0.1 variance is nearly all of the wide mixture's error":
             at("mixture_one", "h_0.1.variance_per_unit_area") > 0.95 * at("mixture_one", "h_0.1.mise_per_unit_area"),
         "at h = 1 bias² is nearly all of both mixtures' error":
@@ -44,12 +57,9 @@ def bandwidth(values):
 
 
 def ranking(values):
-    def at(distribution, end):
-        return values[f"part1.task4.{distribution}.total_variation.{end}"]
-
     return {
         "wide mixture, narrow mixture, spiral, from easy to hard, and their intervals do not overlap":
-            at("mixture_one", "high") < at("mixture_half", "low") and at("mixture_half", "high") < at("spiral", "low"),
+            apart(values, *(f"part1.task4.{d}.total_variation" for d in ("mixture_one", "mixture_half", "spiral"))),
         "the spiral covers a larger effective area than the narrow mixture":
             values["part1.task4.spiral.effective_area"] > 2 * values["part1.task4.mixture_half.effective_area"],
     }
@@ -60,7 +70,11 @@ def four_flows(values):
     five = "part2.task09.GaussiansRot"
     return {
         "the grid has the lowest total variation": min(error, key=error.get) == "GaussiansGrid",
-        "the five Gaussians have the highest": max(error, key=error.get) == "GaussiansRot",
+        "the five Gaussians have the highest, apart from all others":
+            all(apart(values, f"part2.task09.{d}.total_variation", f"{five}.total_variation") for d in DATASETS[:3]),
+        "their stray mass is apart from the grid's": apart(values, "part2.task09.GaussiansGrid.stray_mass", f"{five}.stray_mass"),
+        "they are stretched far more than the grid":
+            values[f"{five}.stretch.median"] > 3 * values["part2.task09.GaussiansGrid.stretch.median"],
         "the flows overfit": all(values[f"part2.task09.{d}.overfitting_nats.median"] > 0 for d in DATASETS),
         "run 0 of the five Gaussians overfits": values[f"{five}.own.overfitting_nats"] > 0,
         "its loss curves suggest it": values[f"{five}.own.lowest_valid_loss_epoch"] < 400,
@@ -69,8 +83,15 @@ def four_flows(values):
 
 
 def depth(values):
+    def lower(measure):
+        return values[f"part2.task10.difference.{measure}.replicas_lower"]
+
     return {
-        "two layers fit the training data worse": values["part2.task10.difference.training_gap_nats.high"] < 0,
+        "every pair falls in KL, total variation and the gap on the training data":
+            all(lower(measure) == 16 for measure in ("kl_nats", "total_variation", "training_gap_nats")),
+        "two layers fit the training data worse": apart(values, "part2.task10.K4.training_gap_nats", "part2.task10.K2.training_gap_nats"),
+        "the overfitting rises in most pairs": lower("overfitting_nats") <= 4,
+        "by less than is gained": values["part2.task10.difference.kl_nats.median"] < 0,
         "four layers overfit more":
             values["part2.task10.K4.overfitting_nats.median"] > values["part2.task10.K2.overfitting_nats.median"],
     }
@@ -84,6 +105,12 @@ def samples(values):
     return {
         "more samples reduce overfitting":
             values["part2.task11.N3000.overfitting_nats.median"] < values["part2.task11.N1500.overfitting_nats.median"],
+        "the gap on the training data does not change visibly": not excludes(values, "part2.task11.difference.training_gap_nats", 0),
+        "the change of total variation is small beside that of two more layers":
+            abs(change("task11", "total_variation.mean")) < abs(values["part2.task10.difference.total_variation.mean"]) / 3,
+        "with the same number of steps total variation does not change visibly":
+            not excludes(values, "part2.task11_steps.difference.total_variation", 0),
+        "more epochs do not lower the KL": not values["part2.task11_epochs.kl_ratio.high"] < 1,
         "they do so by more than they change the gap on the training data":
             -change("task11", "overfitting_nats.median") > abs(change("task11", "training_gap_nats.mean")),
         "with the same number of steps overfitting is lower too": change("task11_steps", "overfitting_nats.median") < 0,
@@ -98,7 +125,8 @@ def samples(values):
 def modes(values):
     gap = values["part2.task12.difference.training_gap_nats.mean"]
     return {
-        "seven Gaussians fit the training data worse": values["part2.task12.difference.training_gap_nats.low"] > 0,
+        "every pair rises in total variation and in the gap on the training data":
+            all(values[f"part2.task12.difference.{m}.replicas_lower"] == 0 for m in ("total_variation", "training_gap_nats")),
         "which is most of the median change of the KL": gap > values["part2.task12.difference.kl_nats.median"] / 2,
         "seven are less overfitted than underfitted": gap > values["part2.task12.difference.overfitting_nats.median"],
     }
@@ -108,6 +136,9 @@ def one_scale(values):
     return {
         "the kernel estimate has the lower total variation on each dataset":
             all(values[f"part2.one_scale.{d}.flow_minus_kde.total_variation.low"] > 0 for d in DATASETS),
+        "and the two do not overlap anywhere":
+            all(values[f"part2.one_scale.{d}.kde.{m}.max"] < values[f"part2.task09.{d}.{m}.min"]
+                for d in DATASETS for m in ("kl_nats", "total_variation")),
         "and on nearly all pairs": values["part2.one_scale.kde_lower_total_variation"] >= 30,
         "the kernel estimate has the lower KL on nearly all pairs": values["part2.one_scale.kde_lower_kl"] >= 30,
     }

@@ -39,8 +39,9 @@ KINDS = [  # (kind of result, pattern of its keys, whether a second execution is
     ("gap on training data, mean or median (nats)", FLOWS + OVER_RUNS.format("training_gap_nats"), True),
     ("KL, median (nats)", FLOWS + r"kl_nats\.median", True),
     ("overfitting, median (nats)", FLOWS + r"overfitting_nats\.median", True),
+    ("stray mass, mean or median", FLOWS + OVER_RUNS.format("stray_mass"), True),
     ("mass in the window", r"part2\.task09\.\w+\.mass_in_window", True),
-    ("KL, ratio of two arms", r"part2\.task\d+\w*\.kl_ratio\.(mean|median)", False),
+    ("KL, ratio of two arms", r"part2\.task\d+\w*\.kl_ratio\.median", False),
     ("KL, one run (nats)", FLOWS + RUN.format("kl_nats"), False),
     ("KL, mean (nats)", FLOWS + r"kl_nats\.mean", False),
 ]
