@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "ee048954_hw1.ipynb"
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # as fast with these small matrices, and much faster where other programs are at work
 MODULE = "notebook_definitions"  # the name under which the definitions know themselves
-SECONDS = 60  # after which a definition or a check counts as hanging
+SECONDS = 120  # after which a definition or a check counts as hanging
 
 ASSIGNMENTS = (ast.Assign, ast.AnnAssign, ast.AugAssign)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
