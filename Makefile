@@ -1,6 +1,7 @@
 # make             the notebook executed in place, its figures and numbers in figures/, then the report
 # make report      the report alone, from the figures and numbers at hand
-# make test        everything that checks the project
+# make test        everything that checks the project; with NOTEBOOK=other.ipynb, a grade sheet of that notebook
+# make test-quick  the same without what executes the whole notebook
 # make benchmark   the speed tables
 # make submission IDS="111111111 222222222"    the two files that the course asks for, in submission/
 NAME = ee048954_hw1
@@ -12,7 +13,7 @@ TEX_PACKAGES = latexmk texlive-latex-recommended texlive-latex-extra texlive-sci
 TEX_PROGRAMS := $(shell command -v latexmk && command -v pdflatex && command -v bibtex)
 NO_TEX = $(filter-out 3,$(words $(TEX_PROGRAMS)))
 
-.PHONY: all notebook report test benchmark submission clean
+.PHONY: all notebook report test test-quick benchmark submission clean
 .DELETE_ON_ERROR:
 
 all: notebook
@@ -62,7 +63,10 @@ submission:
 	cp $(NOTEBOOK) submission/$(SUBMITTED).ipynb
 
 test: $(VENV)/.installed-requirements
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests --notebook "$(NOTEBOOK)"
+
+test-quick: $(VENV)/.installed-requirements
+	$(BIN)/python -m pytest tests -m "not slow"
 
 benchmark: $(VENV)/.installed-benchmark-requirements
 	$(BIN)/python tests/benchmark.py

@@ -131,7 +131,8 @@ def spiral_formula(spiral_density):
     x = np.concatenate([rng.normal(0, 0.5, (60, 2)), rng.normal(0, 3.5, (60, 2))])
     mistakes = SPIRAL_MISTAKES | {"the factor 1/ρ is forgotten": {"jacobian": False}}
     compare("the density times ρ", *(tensor(value * np.hypot(*x.T)) for value in (numbers("the density", spiral_density(x), 120).numpy(), spiral(x))),
-            lambda: {cause: tensor(spiral(x, **mistake) * np.hypot(*x.T)) for cause, mistake in mistakes.items()})
+            lambda: {"only the first winding is counted": tensor(spiral(x, windings=1) / 2 * np.hypot(*x.T))}
+            | {cause: tensor(spiral(x, **mistake) * np.hypot(*x.T)) for cause, mistake in mistakes.items()})
 
 
 # Kernel density estimate ---------------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ def blob_spread(sample_2d_datasets, dist_type, sd):
     squared = float((drawn.var(0) - torch.from_numpy(centres.var(0))).mean())
     measured = math.copysign(math.sqrt(abs(squared)), squared)
     if abs(measured - sd) > 0.05 * sd:
-        cause = " = sigma²: sigma is a standard deviation, not a variance" if abs(measured - sd**2) < 0.1 * sd**2 else ""
+        cause = ": sigma² is used as the standard deviation" if abs(measured - sd**2) < 0.1 * sd**2 else ""
         raise Fault(f"the samples spread by {measured:.3f} around their centres, not by {sd:.3f}{cause}")
 
 
@@ -145,7 +145,7 @@ def randomised(module):
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             if not name.endswith("mask"):
-                parameter.normal_(std=0.2, generator=generator)
+                parameter.normal_(std=0.3 if "t_func" in name else 0.2, generator=generator)
             if name.endswith("scale_factor"):
                 parameter.add_(1)
     return module
@@ -428,7 +428,7 @@ def total_mass(CouplingFlow):
         for name, parameter in flow.named_parameters():
             if name.endswith("scale_factor"):
                 parameter.fill_(0.8)
-    axis = torch.linspace(-12, 12, 301)
+    axis = torch.linspace(-12, 12, 161)
     plane = torch.cartesian_prod(axis, axis)
     mass = log_probability_of(flow, plane).exp().sum().item() * (axis[1] - axis[0]).item() ** 2
     if abs(mass - 1) > 0.01:

@@ -3,11 +3,13 @@ from types import SimpleNamespace
 
 import matplotlib
 import pytest
+import torch
 from grading import grade_sheet
 
 from notebook import NOTEBOOK, load_definitions
 
 matplotlib.use("Agg")
+torch.set_num_threads(1)  # the matrices are tiny, and the results do not depend on the machine's load
 
 
 def pytest_addoption(parser):
