@@ -1,5 +1,5 @@
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType
 
 import matplotlib
 import pytest
@@ -45,4 +45,6 @@ def pytest_terminal_summary(terminalreporter, config):
 @pytest.fixture(scope="session")
 def nb():
     """The definitions of the notebook, as attributes."""
-    return SimpleNamespace(**load_definitions())
+    module = ModuleType("nb")
+    vars(module).update(load_definitions())
+    return module
