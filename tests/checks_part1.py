@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 import torch
-from grading import Fault, check, compare, numbers
 from scipy.stats import multivariate_normal
+
+from grading import Fault, check, compare, numbers
 
 SAMPLING = "Part I, Task 1 (samples and true densities)"
 ESTIMATE = "Part I, Task 2 (kernel density estimate)"
@@ -28,6 +29,7 @@ def tensor(array):
 
 
 # Gaussian mixture ----------------------------------------------------------------------------------------------------
+
 
 @check(SAMPLING, "sample_gaussian_mixture spreads by sigma around each mean", SIGNATURES)
 def mixture_spread(sample_gaussian_mixture):
@@ -63,13 +65,21 @@ def mixture_density(gaussian_mixture_density):
     x = np.random.default_rng(0).normal(1, 1, (60, 2))
     for sigma in (0.5, 1.5):
         expected = mixture(x, sigma)
-        compare(f"the density for sigma = {sigma}", numbers("the density", gaussian_mixture_density(x, sigma, MEANS), 60), tensor(expected),
-                lambda sigma=sigma, expected=expected: {cause: tensor(value) for cause, value in {
+        compare(
+            f"the density for sigma = {sigma}",
+            numbers("the density", gaussian_mixture_density(x, sigma, MEANS), 60),
+            tensor(expected),
+            lambda sigma=sigma, expected=expected: {
+                cause: tensor(value)
+                for cause, value in {
                     "sigma is used as the variance": mixture(x, math.sqrt(sigma)),
                     "sigma² is used as the standard deviation": mixture(x, sigma**2),
                     "the factor 1/M is forgotten": 4 * expected,
                     "the factor 1/(2πσ²) is forgotten": expected * 2 * math.pi * sigma**2,
-                    "it has the factor of one dimension": expected * math.sqrt(2 * math.pi) * sigma}.items()})
+                    "it has the factor of one dimension": expected * math.sqrt(2 * math.pi) * sigma,
+                }.items()
+            },
+        )
 
 
 # Spiral --------------------------------------------------------------------------------------------------------------
@@ -108,8 +118,11 @@ def spiral_sampler(sample_spiral):
     counts, rng = cells(drawn), np.random.default_rng(1)
     measured = chi_square(counts, cells(spiral_samples(rng, 10 * MANY)))
     if not measured < 1.6:
-        causes = (cause for cause, mistake in SPIRAL_MISTAKES.items()
-                  if chi_square(counts, cells(spiral_samples(rng, 10 * MANY, **mistake))) < 1.6)
+        causes = (
+            cause
+            for cause, mistake in SPIRAL_MISTAKES.items()
+            if chi_square(counts, cells(spiral_samples(rng, 10 * MANY, **mistake))) < 1.6
+        )
         raise Fault(f"χ² per cell is {measured:.1f} instead of 1: {next(causes, 'no usual mistake gives these samples')}")
 
 
@@ -130,9 +143,14 @@ def spiral_formula(spiral_density):
     rng = np.random.default_rng(0)
     x = np.concatenate([rng.normal(0, 0.5, (60, 2)), rng.normal(0, 3.5, (60, 2))])
     mistakes = SPIRAL_MISTAKES | {"the factor 1/ρ is forgotten": {"jacobian": False}}
-    compare("the density times ρ", *(tensor(value * np.hypot(*x.T)) for value in (numbers("the density", spiral_density(x), 120).numpy(), spiral(x))),
-            lambda: {"only the first winding is counted": tensor(spiral(x, windings=1) / 2 * np.hypot(*x.T))}
-            | {cause: tensor(spiral(x, **mistake) * np.hypot(*x.T)) for cause, mistake in mistakes.items()})
+    compare(
+        "the density times ρ",
+        *(tensor(value * np.hypot(*x.T)) for value in (numbers("the density", spiral_density(x), 120).numpy(), spiral(x))),
+        lambda: (
+            {"only the first winding is counted": tensor(spiral(x, windings=1) / 2 * np.hypot(*x.T))}
+            | {cause: tensor(spiral(x, **mistake) * np.hypot(*x.T)) for cause, mistake in mistakes.items()}
+        ),
+    )
 
 
 # Kernel density estimate ---------------------------------------------------------------------------------------------
@@ -161,10 +179,17 @@ def estimate(x, samples, H, argument="", factor=""):
 
 def estimate_causes(x, samples, H):
     correct = estimate(x, samples, H)
-    mistakes = {" and ".join(filter(None, (argument, factor))): estimate(x, samples, H, argument, factor)
-                for argument in ARGUMENTS for factor in FACTORS if argument or factor}
-    return mistakes | {"the factor 1/N is forgotten": correct * len(samples), "the factor 1/(2π) is forgotten": correct * 2 * np.pi,
-                       "the kernel has the factor of one dimension": correct * math.sqrt(2 * np.pi)}
+    mistakes = {
+        " and ".join(filter(None, (argument, factor))): estimate(x, samples, H, argument, factor)
+        for argument in ARGUMENTS
+        for factor in FACTORS
+        if argument or factor
+    }
+    return mistakes | {
+        "the factor 1/N is forgotten": correct * len(samples),
+        "the factor 1/(2π) is forgotten": correct * 2 * np.pi,
+        "the kernel has the factor of one dimension": correct * math.sqrt(2 * np.pi),
+    }
 
 
 @check(ESTIMATE, "it is right for a bandwidth matrix with different rows", SIGNATURES, H=[[0.4, 0.3], [-0.1, 0.6]])
@@ -198,7 +223,10 @@ def kernel_grid(kernel_density_on_grid, H):
     def causes():
         correct = estimate(plane, samples, H).reshape(12, 12)
         wrong = {cause: value.reshape(12, 12) for cause, value in estimate_causes(plane, samples, H).items()}
-        return {"the grid is transposed: entry [i, j] is at (xs[j], ys[i])": correct.T, "the grid is upside down": correct.flip(1)} | wrong
+        return {
+            "the grid is transposed: entry [i, j] is at (xs[j], ys[i])": correct.T,
+            "the grid is upside down": correct.flip(1),
+        } | wrong
 
     compare("the estimate", found, estimate(plane, samples, H).reshape(12, 12), causes)
 

@@ -7,8 +7,9 @@ from itertools import combinations
 
 import numpy as np
 import torch
-from grading import Fault, check, compare, near, numbers
 from sklearn.datasets import make_blobs, make_circles, make_moons
+
+from grading import Fault, check, compare, near, numbers
 
 DATASETS = "Part II, Task 1 (toy datasets)"
 LAYER = "Part II, Task 6 (coupling layer)"
@@ -43,11 +44,13 @@ def same_points(sample_2d_datasets, dist_type):
     arguments = dist_type, 300, 4, 3
 
     def causes():
-        variants = {"sigma² is used as the standard deviation": points(*arguments, squared=True),
-                    "the spread around the shape is left out": points(*arguments, spread=0),
-                    "the samples are not shuffled": points(*arguments, shuffle=False),
-                    "seed is not used": points(dist_type, 300, 0, 3),
-                    "num_gaussians is not used": points(dist_type, 300, 4, 5)}
+        variants = {
+            "sigma² is used as the standard deviation": points(*arguments, squared=True),
+            "the spread around the shape is left out": points(*arguments, spread=0),
+            "the samples are not shuffled": points(*arguments, shuffle=False),
+            "seed is not used": points(dist_type, 300, 0, 3),
+            "num_gaussians is not used": points(dist_type, 300, 4, 5),
+        }
         return {cause: torch.from_numpy(variant) for cause, variant in variants.items()}
 
     drawn = numbers(dist_type, sample_2d_datasets(*arguments[:3], num_gaussians=3), 300, 2)
@@ -96,8 +99,12 @@ def dataset_items(ToyDataset):
 def dataset_arguments(ToyDataset, sample_2d_datasets):
     data = ToyDataset("GaussiansRot", 40, 3, 7)
     items = torch.stack([numbers("an item", data[i], 2) for i in range(40)])
-    compare("the items", items, numbers("samples", sample_2d_datasets("GaussiansRot", 40, 3, num_gaussians=7), 40, 2),
-            otherwise="num_samples, seed or num_gaussians is not handed on")
+    compare(
+        "the items",
+        items,
+        numbers("samples", sample_2d_datasets("GaussiansRot", 40, 3, num_gaussians=7), 40, 2),
+        otherwise="num_samples, seed or num_gaussians is not handed on",
+    )
 
 
 # Coupling layer ------------------------------------------------------------------------------------------------------
@@ -118,8 +125,21 @@ DEVIATIONS = {
 }
 
 
-def coupling(layer, mask, v, direction, s_masked=True, t_masked=True, scaled=True, s_sign=1, t_sign=1, swapped=False,
-             exponentiated=True, seen="kept", flipped=False):
+def coupling(
+    layer,
+    mask,
+    v,
+    direction,
+    s_masked=True,
+    t_masked=True,
+    scaled=True,
+    s_sign=1,
+    t_sign=1,
+    swapped=False,
+    exponentiated=True,
+    seen="kept",
+    flipped=False,
+):
     """What a coupling layer with the notebook's own networks should give, or gives with a mistake: output, log-determinant."""
     mask = 1 - mask if flipped else mask
     inputs = {"kept": mask * v, "all": v, "moved": (1 - mask) * v}[seen]
@@ -205,18 +225,26 @@ def layer_parts(CouplingLayer):
     compare("mask", numbers("mask", layer.mask, 2), mask.double(), otherwise="it is not the one given")
     if getattr(layer.mask, "requires_grad", False):
         raise Fault("the mask is learnable: it needs requires_grad=False")
-    compare("scale_factor", numbers("scale_factor", layer.scale_factor, 2), torch.zeros(2).double(), otherwise="it has to start at 0")
+    compare(
+        "scale_factor", numbers("scale_factor", layer.scale_factor, 2), torch.zeros(2).double(), otherwise="it has to start at 0"
+    )
     for name in ("s_func", "t_func"):
         kinds = [type(module).__name__ for module in getattr(layer, name).modules()]
-        if kinds.count("Linear") != 3 or "LeakyReLU" not in kinds:
-            raise Fault(f"{name} has {kinds.count('Linear')} Linear layers and {kinds.count('LeakyReLU')} LeakyReLU, not 3 with LeakyReLU between")
+        if kinds.count("Linear") != 3 or kinds.count("LeakyReLU") != 2:
+            raise Fault(
+                f"{name} has {kinds.count('Linear')} Linear layers and {kinds.count('LeakyReLU')} LeakyReLU, not 3 and 2"
+            )
 
 
 @check(LAYER, "a fresh layer, with scale_factor 0, shifts but does not scale")
 def fresh_layer(CouplingLayer):
     layer, v, mask = CouplingLayer(torch.tensor(MASKS[0])), normal(9, 2), torch.tensor(MASKS[0])
-    compare("log_det_jac of a fresh layer", mapped(layer, v, "forward")[1], torch.zeros(9).double(),
-            lambda: {"scale_factor is forgotten": coupling(layer, mask, v, "forward", scaled=False)[1]})
+    compare(
+        "log_det_jac of a fresh layer",
+        mapped(layer, v, "forward")[1],
+        torch.zeros(9).double(),
+        lambda: {"scale_factor is forgotten": coupling(layer, mask, v, "forward", scaled=False)[1]},
+    )
 
 
 @check(LAYER, "forward returns the coordinate with mask 1 as it came", direction="forward")
@@ -267,11 +295,13 @@ def log_det(CouplingLayer, direction):
 
 def log_det_causes(layer, mask, v, direction, expected):
     own = {cause: coupling(layer, mask, v, direction, **deviation)[1] for cause, deviation in deviations().items()}
-    return {"it has the wrong sign": -expected,
-            "it is summed over the batch as well, not only over the coordinates": expected.sum().expand(9),
-            "it is the mean over the coordinates, not their sum": expected / 2,
-            "it is the determinant, not its logarithm": expected.exp(),
-            "it is always 0": torch.zeros(9).double()} | {f"in it, {cause}": value for cause, value in own.items()}
+    return {
+        "it has the wrong sign": -expected,
+        "it is summed over the batch as well, not only over the coordinates": expected.sum().expand(9),
+        "it is the mean over the coordinates, not their sum": expected / 2,
+        "it is the determinant, not its logarithm": expected.exp(),
+        "it is always 0": torch.zeros(9).double(),
+    } | {f"in it, {cause}": value for cause, value in own.items()}
 
 
 @check(LAYER, "inverse undoes forward")
@@ -280,10 +310,16 @@ def round_trip(CouplingLayer):
         v = normal(9, 2)
         y = mapped(layer, v, "forward")[0].to(v.dtype)
         back, x = mapped(layer, y, "inverse")[0], v.double()
-        causes = [f"in {direction}, {cause}" for direction, given, out in (("forward", v, y.double()), ("inverse", y, back))
-                  if not near(out, coupling(layer, mask, given, direction)[0])
-                  for cause, predicted in output_causes(layer, mask, given, direction).items() if near(out, predicted)]
-        compare("inverse(forward(x)) - x", back - x, torch.zeros(9, 2).double(), otherwise="; ".join(causes[:2]) or "no usual mistake")
+        causes = [
+            f"in {direction}, {cause}"
+            for direction, given, out in (("forward", v, y.double()), ("inverse", y, back))
+            if not near(out, coupling(layer, mask, given, direction)[0])
+            for cause, predicted in output_causes(layer, mask, given, direction).items()
+            if near(out, predicted)
+        ]
+        compare(
+            "inverse(forward(x)) - x", back - x, torch.zeros(9, 2).double(), otherwise="; ".join(causes[:2]) or "no usual mistake"
+        )
 
 
 @check(LAYER, "log_det_jac and inv_log_det_jac of the same sample are opposite")
@@ -292,9 +328,16 @@ def opposite_log_dets(CouplingLayer):
         v = normal(9, 2)
         y, log_det_jac = mapped(layer, v, "forward")
         inv_log_det_jac = mapped(layer, y.to(v.dtype), "inverse")[1]
-        compare("log_det_jac + inv_log_det_jac", log_det_jac + inv_log_det_jac, torch.zeros(9).double(), lambda: {
-            "one of them has the wrong sign": 2 * coupling(layer, mask, v, "forward")[1],
-            "both have the same, wrong sign": -2 * coupling(layer, mask, v, "forward")[1]}, "they do not belong to the same s")
+        compare(
+            "log_det_jac + inv_log_det_jac",
+            log_det_jac + inv_log_det_jac,
+            torch.zeros(9).double(),
+            lambda: {
+                "one of them has the wrong sign": 2 * coupling(layer, mask, v, "forward")[1],
+                "both have the same, wrong sign": -2 * coupling(layer, mask, v, "forward")[1],
+            },
+            "they do not belong to the same s",
+        )
 
 
 @check(LAYER, "s_func, t_func and scale_factor get a gradient", direction="forward")
@@ -305,8 +348,12 @@ def layer_gradients(CouplingLayer, direction):
             (out.square().sum() + log_det.sum()).backward()
         except RuntimeError:
             raise Fault("the output is cut off from autograd, by detach, no_grad or NumPy, and cannot be trained") from None
-        untouched = [name for name, parameter in layer.named_parameters()
-                     if name.partition(".")[0] in ("s_func", "t_func", "scale_factor") and (parameter.grad is None or not parameter.grad.any())]
+        untouched = [
+            name
+            for name, parameter in layer.named_parameters()
+            if name.partition(".")[0] in ("s_func", "t_func", "scale_factor")
+            and (parameter.grad is None or not parameter.grad.any())
+        ]
         if untouched:
             raise Fault(f"no gradient reaches {', '.join(untouched)}")
 
@@ -367,7 +414,8 @@ def masks_alternate(CouplingFlow):
     if all(moved == changed[0] for moved in changed) and len(changed[0]) == 1:
         raise Fault(f"all {NUM_LAYERS} layers transform coordinate {changed[0][0]} only: the masks never alternate")
     if sorted(map(tuple, changed[:2])) != [(1,), (2,)] or changed != NUM_LAYERS // 2 * changed[:2]:
-        raise Fault(f"the layers transform the coordinates {', '.join(' and '.join(map(str, moved)) or 'none' for moved in changed)}, not 1 and 2 in turn")
+        each = ", ".join(" and ".join(map(str, moved)) or "none" for moved in changed)
+        raise Fault(f"the layers transform the coordinates {each}, not 1 and 2 in turn")
 
 
 @check(FLOW, "the prior is the standard normal distribution")
@@ -395,14 +443,16 @@ def log_probability_formula(CouplingFlow):
     def causes():
         z_wrong, total_wrong = run(flow.layers, x, "inverse")
         z_ahead, total_ahead = run(flow.layers, x, "forward")
-        return {"the layers are inverted in the wrong order, first to last": log_normal(z_wrong.detach().double()) + total_wrong,
-                "the prior is evaluated at x instead of z": log_normal(x.double()) + total,
-                "the log-determinants are subtracted": log_normal(z) - total,
-                "the log-determinants are left out": log_normal(z),
-                "log p(z) is left out": total,
-                "the log-determinants are summed over the batch": log_normal(z) + total.sum(),
-                "the layers run forward instead of being inverted": log_normal(z_ahead.detach().double()) + total_ahead,
-                "it is minus the log-probability": -log_normal(z) - total}
+        return {
+            "the layers are inverted in the wrong order, first to last": log_normal(z_wrong.detach().double()) + total_wrong,
+            "the prior is evaluated at x instead of z": log_normal(x.double()) + total,
+            "the log-determinants are subtracted": log_normal(z) - total,
+            "the log-determinants are left out": log_normal(z),
+            "log p(z) is left out": total,
+            "the log-determinants are summed over the batch": log_normal(z) + total.sum(),
+            "the layers run forward instead of being inverted": log_normal(z_ahead.detach().double()) + total_ahead,
+            "it is minus the log-probability": -log_normal(z) - total,
+        }
 
     compare("log_probability", log_probability_of(flow, x), log_normal(z) + total, causes)
 
@@ -412,11 +462,17 @@ def change_of_variables(CouplingFlow):
     flow, x = random_flow(CouplingFlow), normal(50, 2)
     z, _ = run_back(flow, x)
     true = log_abs_det(jacobian(lambda v: run(reversed(flow.layers), v, "inverse")[0], x))
-    compare("log_probability", log_probability_of(flow, x), log_normal(z) + true, lambda: {
-        "the log-determinants of the layers have the wrong sign": log_normal(z) - true,
-        "the log-determinants of the layers are summed over the batch": log_normal(z) + true.sum(),
-        "the log-determinants are missing": log_normal(z)},
-        "the layers' log-determinants (Task 6) or their order are wrong")
+    compare(
+        "log_probability",
+        log_probability_of(flow, x),
+        log_normal(z) + true,
+        lambda: {
+            "the log-determinants of the layers have the wrong sign": log_normal(z) - true,
+            "the log-determinants of the layers are summed over the batch": log_normal(z) + true.sum(),
+            "the log-determinants are missing": log_normal(z),
+        },
+        "the layers' log-determinants (Task 6) or their order are wrong",
+    )
 
 
 @check(FLOW, "the density integrates to 1")
@@ -453,14 +509,20 @@ def sampled_log_prob(CouplingFlow):
     flow = random_flow(CouplingFlow)
     x, log_prob = drawn(flow, 50)
     z, total = run_back(flow, x)
-    compare("log_prob", log_prob, log_probability_of(flow, x), lambda: {
-        "the log-determinants are added with the wrong sign": log_normal(z) - total,
-        "the log-determinants are left out": log_normal(z),
-        "the log-determinants are summed over the batch": log_normal(z) + total.sum(),
-        "the prior is evaluated at x instead of z": log_normal(x.double()) + total,
-        "log p(z) is left out": total,
-        "here it is right, and log_probability is wrong": log_normal(z) + total},
-        "the log-determinants of forward and inverse do not match (Task 6)")
+    compare(
+        "log_prob",
+        log_prob,
+        log_probability_of(flow, x),
+        lambda: {
+            "the log-determinants are added with the wrong sign": log_normal(z) - total,
+            "the log-determinants are left out": log_normal(z),
+            "the log-determinants are summed over the batch": log_normal(z) + total.sum(),
+            "the prior is evaluated at x instead of z": log_normal(x.double()) + total,
+            "log p(z) is left out": total,
+            "here it is right, and log_probability is wrong": log_normal(z) + total,
+        },
+        "the log-determinants of forward and inverse do not match (Task 6)",
+    )
 
 
 def standard_errors(z):
@@ -476,14 +538,22 @@ def samples_follow_the_flow(CouplingFlow):
     x, _ = drawn(flow, MANY)
     z, _ = run_back(flow, x)
     if not standard_errors(z) < CHANCE:
-        orders = {"the layers are applied in the wrong order, last to first": layers, "the last layer is left out": layers[-2::-1],
-                  "the first layer is left out": layers[:0:-1], "no layer is applied": []}
-        causes = [cause for cause, order in orders.items() if standard_errors(run(order, x, "inverse")[0].detach().double()) < CHANCE]
+        orders = {
+            "the layers are applied in the wrong order, last to first": layers,
+            "the last layer is left out": layers[-2::-1],
+            "the first layer is left out": layers[:0:-1],
+            "no layer is applied": [],
+        }
+        causes = [
+            cause for cause, order in orders.items() if standard_errors(run(order, x, "inverse")[0].detach().double()) < CHANCE
+        ]
         if standard_errors(run(layers, x, "forward")[0].detach().double()) < CHANCE:
             causes.append("the inverses are applied")
         mean, sd = z.mean(0), z.std(0)
-        raise Fault(f"undone by the inverses they have the means {mean[0]:.2f}, {mean[1]:.2f} and standard deviations {sd[0]:.2f}, "
-                    f"{sd[1]:.2f}, not 0 and 1: {causes[0] if causes else 'they do not start from the prior'}")
+        raise Fault(
+            f"undone by the inverses they have the means {mean[0]:.2f}, {mean[1]:.2f} and standard deviations {sd[0]:.2f}, "
+            f"{sd[1]:.2f}, not 0 and 1: {causes[0] if causes else 'they do not start from the prior'}"
+        )
 
 
 def steps_of(flow, num_samples):
@@ -506,7 +576,8 @@ def follow(steps, layers):
     """Whether each step is the one before, passed through the next layer."""
     return len(steps) == len(layers) + 1 and all(
         near(after, mapped(layer, before.to(torch.get_default_dtype()), "forward")[0])
-        for layer, before, after in zip(layers, steps, steps[1:], strict=False))
+        for layer, before, after in zip(layers, steps, steps[1:], strict=False)
+    )
 
 
 @check(FLOW, "sample_x_each_step lists the samples of the prior and those after each layer")
@@ -518,7 +589,8 @@ def step_count(CouplingFlow):
 def first_step(CouplingFlow):
     z = steps_of(random_flow(CouplingFlow), MANY)[0]
     if not standard_errors(z) < CHANCE:
-        raise Fault(f"its standard deviations are {z[:, 0].std():.2f} and {z[:, 1].std():.2f}, its means {z[:, 0].mean():.2f} and {z[:, 1].mean():.2f}")
+        mean, sd = z.mean(0), z.std(0)
+        raise Fault(f"its means are {mean[0]:.2f}, {mean[1]:.2f}, its standard deviations {sd[0]:.2f}, {sd[1]:.2f}, not 0 and 1")
 
 
 @check(FLOW, "each step of sample_x_each_step is the one before, passed through the next layer")
@@ -527,15 +599,24 @@ def next_steps(CouplingFlow):
     steps = steps_of(flow, 9)
     for k, layer in enumerate(flow.layers):
         expected = mapped(layer, steps[k].to(torch.get_default_dtype()), "forward")[0]
-        compare(f"step {k + 1}", steps[k + 1], expected, lambda k=k, expected=expected: {"the layer is not applied": steps[k],
-                "the layer is inverted": mapped(flow.layers[k], steps[k].to(torch.get_default_dtype()), "inverse")[0]})
+        compare(
+            f"step {k + 1}",
+            steps[k + 1],
+            expected,
+            lambda k=k, expected=expected: {
+                "the layer is not applied": steps[k],
+                "the layer is inverted": mapped(flow.layers[k], steps[k].to(torch.get_default_dtype()), "inverse")[0],
+            },
+        )
 
 
 @check(FLOW, "log_probability passes a gradient to every layer")
 def flow_gradients(CouplingFlow):
     flow = random_flow(CouplingFlow)
     flow.log_probability(normal(50, 2)).mean().backward()
-    untouched = [k for k, layer in enumerate(flow.layers, 1) if not any(p.grad is not None and p.grad.any() for p in layer.parameters())]
+    untouched = [
+        k for k, layer in enumerate(flow.layers, 1) if not any(p.grad is not None and p.grad.any() for p in layer.parameters())
+    ]
     if untouched:
         raise Fault(f"none reaches layer {', '.join(map(str, untouched))}")
 

@@ -4,8 +4,8 @@ from types import ModuleType
 import matplotlib
 import pytest
 import torch
-from grading import grade_sheet
 
+from grading import grade_sheet
 from notebook import NOTEBOOK, load_definitions
 
 matplotlib.use("Agg")

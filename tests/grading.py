@@ -32,6 +32,7 @@ class Verdict(NamedTuple):
 @dataclass(frozen=True)
 class Check:
     """One statement about a notebook. `function` takes the names that it is about, and raises a Fault if it is false."""
+
     task: str
     title: str
     function: Callable
@@ -74,9 +75,11 @@ class Check:
 
 def check(task, title, signatures=None, **constants):
     """Register a function as a check. `signatures`: the parameters of names that a notebook need not define."""
+
     def register(function):
         CHECKS.append(Check(task, title, function, constants, signatures))
         return function
+
     return register
 
 

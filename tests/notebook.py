@@ -53,6 +53,7 @@ class NotExecuted(Exception):
 @contextlib.contextmanager
 def time_limit():
     """Raise OutOfTime inside the block after SECONDS."""
+
     def stop(*_):
         raise OutOfTime(f"it has not finished after {SECONDS} seconds")
 
@@ -141,7 +142,9 @@ class Definitions:
         for call in calls(statement):
             name = root_name(call)
             known = {**vars(builtins), **dict.fromkeys(self.failures), **self.namespace}
-            if name and (name not in known or getattr(known[name], "__module__", None) == MODULE and not isinstance(known[name], type)):
+            if name and (
+                name not in known or getattr(known[name], "__module__", None) == MODULE and not isinstance(known[name], type)
+            ):
                 raise NotExecuted(f"it calls {ast.unparse(call.func)}")
 
 
@@ -175,7 +178,9 @@ def bound_names(statement):
         return {statement.name}
     if isinstance(statement, (ast.If, ast.Try)):
         return {name for inner in flattened([statement]) if inner is not statement for name in bound_names(inner)}
-    return {node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    targets = getattr(statement, "targets", None) or [statement.target] if isinstance(statement, ASSIGNMENTS) else []
+    nodes = [node for target in targets for node in ast.walk(target)]
+    return {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
 
 
 def names_needed(statements):
@@ -186,8 +191,15 @@ def names_needed(statements):
     for statement in statements:
         if isinstance(statement, (ast.ClassDef, *FUNCTIONS)):
             needed |= names_read(ast.unparse(statement))
-    while more := {name for assignment in assignments if needed & names_in(assignment, targets_only=True)
-                   for name in names_read(ast.unparse(assignment))} - needed:
+    while (
+        more := {
+            name
+            for assignment in assignments
+            if needed & names_in(assignment, targets_only=True)
+            for name in names_read(ast.unparse(assignment))
+        }
+        - needed
+    ):
         needed |= more
     return needed
 

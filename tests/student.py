@@ -18,7 +18,9 @@ sigma_ring = 0.1**0.5
 
 # %%
 def sample_2d_datasets(dist_type, num_samples=1000, seed=0, num_gaussians=5):
-    ring = [[2.5 * np.cos(2 * np.pi * k / num_gaussians), 2.5 * np.sin(2 * np.pi * k / num_gaussians)] for k in range(num_gaussians)]
+    ring = [
+        [2.5 * np.cos(2 * np.pi * k / num_gaussians), 2.5 * np.sin(2 * np.pi * k / num_gaussians)] for k in range(num_gaussians)
+    ]
     if dist_type == "Circles":
         points, _ = datasets.make_circles(num_samples, noise=0.1, factor=0.8, random_state=seed)
     elif dist_type == "Moons":

@@ -1,7 +1,6 @@
 """Any input: the right answer, against an independent reference, or a ValueError that names the argument; never a warning."""
 
 import math
-import warnings
 
 import numpy as np
 import pytest
@@ -12,8 +11,14 @@ from hypothesis.extra import numpy as hnp
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
-settings.register_profile("same everywhere", derandomize=True, deadline=None, database=None, max_examples=60,
-                          suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+settings.register_profile(
+    "same everywhere",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 settings.load_profile("same everywhere")
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -46,11 +51,21 @@ def plane_points(most=6, least=0):
 
 
 ANYTHING = st.one_of(
-    st.none(), st.text(max_size=3), st.booleans(), st.integers(-3, 3), st.floats(), st.complex_numbers(),
+    st.none(),
+    st.text(max_size=3),
+    st.booleans(),
+    st.integers(-3, 3),
+    st.floats(),
+    st.complex_numbers(),
     st.lists(st.one_of(st.none(), st.floats(), st.text(max_size=2), st.lists(st.floats(), max_size=3)), max_size=3),
-    hnp.arrays(st.one_of(hnp.floating_dtypes(), hnp.integer_dtypes(), hnp.complex_number_dtypes(), hnp.boolean_dtypes()),
-               hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=3)),
-    st.dictionaries(st.text(max_size=1), st.integers(), max_size=2), st.binary(max_size=2), st.builds(object))
+    hnp.arrays(
+        st.one_of(hnp.floating_dtypes(), hnp.integer_dtypes(), hnp.complex_number_dtypes(), hnp.boolean_dtypes()),
+        hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=3),
+    ),
+    st.dictionaries(st.text(max_size=1), st.integers(), max_size=2),
+    st.binary(max_size=2),
+    st.builds(object),
+)
 
 
 def names_or_answers(call, names, is_answer):
@@ -68,6 +83,7 @@ def no_nan(result):
 
 
 # Densities of Part I -------------------------------------------------------------------------------------------------
+
 
 @given(plane_points(), plane_points(least=1), st.floats(-20, 20), st.floats(0.05, 20), DRESSES)
 def test_mixture_density(nb, x, means, shift, sigma, how):
@@ -95,6 +111,7 @@ def test_spiral_density_anywhere(nb, x, scale, how):
 
 
 # Kernel density estimate ---------------------------------------------------------------------------------------------
+
 
 def reference_estimate(x, samples, H):
     """The definition in logarithms."""
@@ -125,8 +142,10 @@ def test_kernel_estimate_in_the_far_tail_and_at_tiny_h(nb, distance, h):
     expected = math.exp(log_density) if log_density < 709 else math.inf
     if expected == math.inf or expected < 1e-300:
         return
-    for found in (nb.kernel_density_estimate([[distance * h, 0]], [[0, 0]], [[h, 0], [0, h]])[0],
-                  nb.kernel_density_on_grid([distance * h], [0.0], [[0, 0]], [[h, 0], [0, h]])[0, 0]):
+    for found in (
+        nb.kernel_density_estimate([[distance * h, 0]], [[0, 0]], [[h, 0], [0, h]])[0],
+        nb.kernel_density_on_grid([distance * h], [0.0], [[0, 0]], [[h, 0], [0, h]])[0, 0],
+    ):
         assert found == pytest.approx(expected, rel=1e-9)
 
 
@@ -141,6 +160,7 @@ def test_estimate_on_a_grid_is_the_estimate_at_its_points(nb, ends, samples, H, 
 
 # True densities of the toy sets --------------------------------------------------------------------------------------
 
+
 @given(st.sampled_from(TOY_SETS), plane_points(), SCALES, st.integers(1, 9), DRESSES)
 def test_true_log_density_anywhere(nb, dist_type, x, scale, num_gaussians, how):
     x = x * scale
@@ -149,7 +169,9 @@ def test_true_log_density_anywhere(nb, dist_type, x, scale, num_gaussians, how):
     near = np.hypot(*x.T) < 4
     if dist_type.startswith("Gaussians") and near.any():
         sd, centres = nb.BLOB_SD[dist_type], nb.blob_centres(dist_type, num_gaussians)
-        expected = logsumexp([multivariate_normal(c, sd**2 * np.eye(2)).logpdf(x[near]) for c in centres], axis=0) - math.log(len(centres))
+        expected = logsumexp([multivariate_normal(c, sd**2 * np.eye(2)).logpdf(x[near]) for c in centres], axis=0) - math.log(
+            len(centres)
+        )
         np.testing.assert_allclose(found[near], np.ravel(expected), rtol=1e-9, atol=1e-9)
 
 
@@ -189,8 +211,10 @@ def test_nonsense_for_a_layer_and_a_flow(nb, value):
 
 
 def tensors():
-    arrays = hnp.arrays(st.sampled_from([np.float16, np.float32, np.float64, np.int32, np.bool_, np.complex64]),
-                        hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=3))
+    arrays = hnp.arrays(
+        st.sampled_from([np.float16, np.float32, np.float64, np.int32, np.bool_, np.complex64]),
+        hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=3),
+    )
     return st.one_of(ANYTHING, arrays.map(torch.from_numpy))
 
 
@@ -198,7 +222,9 @@ def tensors():
 def test_nonsense_for_a_density_and_a_layers_methods(nb, value):
     flow = nb.CouplingFlow(2)
     with torch.no_grad():
-        names_or_answers(lambda: flow.log_probability(value), {"x"}, lambda log_p: len(log_p) == len(value) and not log_p.isnan().any())
+        names_or_answers(
+            lambda: flow.log_probability(value), {"x"}, lambda log_p: len(log_p) == len(value) and not log_p.isnan().any()
+        )
         for name, method in (("x", flow.layers[0].forward), ("y", flow.layers[0].inverse)):
             names_or_answers(lambda method=method: method(value), {name}, lambda result: result[0].shape == value.shape)
 
@@ -220,18 +246,19 @@ def test_nonsense_for_training(nb, value, name):
 @settings(max_examples=120)
 def test_nonsense_for_training_together(nb, value, name):
     arguments = {"models": [nb.CouplingFlow(1)], "datasets": [nb.ToyDataset("Moons", 20)], "epochs": 1, "batch_size": 8}
-    names_or_answers(lambda: nb.train_together(**{**arguments, name: value}), {name, "data"} if name == "datasets" else {name},
-                     lambda results: len(results) == 1)
+    others = {"models": {"datasets"}, "datasets": {"data"}}.get(name, set())  # a list of another length shows in the next one
+    names_or_answers(lambda: nb.train_together(**{**arguments, name: value}), {name} | others, lambda results: len(results) == 1)
 
 
 # Flows far out -------------------------------------------------------------------------------------------------------
+
 
 @given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=2, max_size=8), st.sampled_from([torch.float32, torch.float64]))
 def test_flow_of_fresh_layers_at_a_million(nb, values, dtype):
     # A fresh layer only shifts, so that the answer is known from the networks alone.
     torch.manual_seed(0)
     flow = nb.CouplingFlow(3).to(dtype)
-    x = torch.tensor(values[:len(values) // 2 * 2], dtype=dtype).reshape(-1, 2)
+    x = torch.tensor(values[: len(values) // 2 * 2], dtype=dtype).reshape(-1, 2)
     with torch.no_grad():
         z = x.clone()
         for layer in reversed(flow.layers):
@@ -246,7 +273,7 @@ def test_trained_flow_far_out_is_a_number_or_minus_infinity(nb, values, seed):
     flow = nb.CouplingFlow(4)
     for layer in flow.layers:
         torch.nn.init.normal_(layer.scale_factor)
-    x = torch.tensor(values[:len(values) // 2 * 2]).reshape(-1, 2)
+    x = torch.tensor(values[: len(values) // 2 * 2]).reshape(-1, 2)
     with torch.no_grad():
         log_p, in_double = flow.log_probability(x), flow.double().log_probability(x.double())
     assert not log_p.isnan().any() and not in_double.isnan().any()
@@ -256,9 +283,7 @@ def test_trained_flow_far_out_is_a_number_or_minus_infinity(nb, values, seed):
 @pytest.mark.parametrize("array", [np.zeros((3, 2)), np.zeros((0, 2)), [[0, 1]], [[0.5, 1.5]]], ids=str)
 def test_arguments_are_not_changed(nb, array):
     before = np.array(array)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        nb.spiral_density(array)
+    nb.spiral_density(array)
     nb.kernel_density_estimate(array, MEANS, np.eye(2))
     nb.gaussian_mixture_density(array, 1, MEANS)
     assert np.array_equal(before, array)

@@ -1,11 +1,14 @@
 """Grade a notebook, ours or the one given by --notebook."""
 
-import checks_part1  # noqa: F401  (registers its checks)
-import checks_part2  # noqa: F401
-import pytest
-from grading import CHECKS
+import importlib
 
+import pytest
+
+from grading import CHECKS
 from notebook import Definitions
+
+for module in ("checks_part1", "checks_part2"):
+    importlib.import_module(module)  # registers its checks
 
 
 @pytest.fixture(scope="module")

@@ -20,11 +20,6 @@ def outputs():
     return [output for cell in code_cells() for output in cell["outputs"]]
 
 
-def quoted_text():
-    """All Markdown that the saved notebook printed."""
-    return "\n".join("".join(o["data"]["text/markdown"]) for o in outputs() if "text/markdown" in o.get("data", {}))
-
-
 def test_saved_from_one_run_in_order():
     assert [cell["execution_count"] for cell in code_cells()] == list(range(1, len(code_cells()) + 1))
 
@@ -110,5 +105,6 @@ def test_conclusions_have_intervals():
         for measure in ("kl_nats", "total_variation"):
             for name in ("mean", "low", "high", "median"):
                 assert f"part2.{task}.difference.{measure}.{name}" in values
-        replicas = [value for key, value in values.items() if key.startswith(f"part2.{task}.") and key.endswith("kl_nats.replicas")]
+        prefix, suffix = f"part2.{task}.", "kl_nats.replicas"
+        replicas = [value for key, value in values.items() if key.startswith(prefix) and key.endswith(suffix)]
         assert len(replicas) == 2 and all(len(r) >= 8 for r in replicas)
