@@ -89,7 +89,8 @@ def depth(values):
     return {
         "every pair falls in KL, total variation and the gap on the training data":
             all(lower(measure) == 16 for measure in ("kl_nats", "total_variation", "training_gap_nats")),
-        "two layers fit the training data worse": apart(values, "part2.task10.K4.training_gap_nats", "part2.task10.K2.training_gap_nats"),
+        "two layers fit the training data worse":
+            apart(values, "part2.task10.K4.training_gap_nats", "part2.task10.K2.training_gap_nats"),
         "the overfitting rises in most pairs": lower("overfitting_nats") <= 4,
         "by less than is gained": values["part2.task10.difference.kl_nats.median"] < 0,
         "four layers overfit more":
@@ -105,7 +106,8 @@ def samples(values):
     return {
         "more samples reduce overfitting":
             values["part2.task11.N3000.overfitting_nats.median"] < values["part2.task11.N1500.overfitting_nats.median"],
-        "the gap on the training data does not change visibly": not excludes(values, "part2.task11.difference.training_gap_nats", 0),
+        "the gap on the training data does not change visibly":
+            not excludes(values, "part2.task11.difference.training_gap_nats", 0),
         "the change of total variation is small beside that of two more layers":
             abs(change("task11", "total_variation.mean")) < abs(values["part2.task10.difference.total_variation.mean"]) / 3,
         "with the same number of steps total variation does not change visibly":

@@ -20,7 +20,7 @@ import pytest
 
 from conclusions import claims, verdicts
 from notebook import NOTEBOOK, ONE_THREAD, ROOT, code_cells, execute_alone, source
-from spread import ROUNDING, movements
+from spread import ROUNDING, movements, read_results
 
 COLAB = ROOT / "tests" / "environments" / "colab.txt"
 STUB = ROOT / "tests" / "colab_stub"
@@ -119,14 +119,12 @@ def test_writes_figures_over_old_ones_and_leaves_other_files_alone(executed):
 
 
 def test_draws_the_same_conclusions(executed):
-    values = json.loads((executed.parent / "figures" / "results.json").read_text())
     assert verdicts(executed) == verdicts(NOTEBOOK)
-    assert not [claim for claim, holds in claims(values).items() if not holds]
+    assert [claim for claim, holds in claims(read_results(executed.parent)).items() if not holds] == []
 
 
 def test_what_does_not_train_agrees_to_rounding(executed):
-    committed, again = (json.loads((path.parent / "figures" / "results.json").read_text()) for path in (NOTEBOOK, executed))
-    moved = movements("what does not train, relative", committed, again)
+    moved = movements("what does not train, relative", read_results(ROOT), read_results(executed.parent))
     assert len(moved) > 100 and {key: by for key, by in moved.items() if by > ROUNDING} == {}
 
 
