@@ -2,7 +2,7 @@
 
 Runs the notebook under CONDITIONS that change nothing but rounding, in .build/spread/, and compares each run with what
 is committed. tests/spread.csv keeps, for each kind of result, the largest movement under each condition, and what
-test_reexecution.py allows: MARGIN times the largest of all.
+test_reexecution.py allows: MARGIN times the largest of all. tests/spread.tex has the largest of each for the report.
 """
 
 import csv
@@ -16,7 +16,7 @@ import numpy as np
 from conclusions import claims, verdicts
 from notebook import NOTEBOOK, ROOT, execute_alone
 
-TABLE = ROOT / "tests" / "spread.csv"
+TABLE, MACROS = ROOT / "tests" / "spread.csv", ROOT / "tests" / "spread.tex"
 MARGIN = 2
 ROUNDING = 1e-6  # the least that is allowed
 
@@ -35,6 +35,7 @@ KINDS = [  # (kind of result, pattern of its keys, whether a second execution is
     ("what does not train, relative", r"part1\..*|part2\.one_scale\.\w+\.kde\..*", True),
     ("total variation, one run", FLOWS + RUN.format("total_variation"), True),
     ("total variation, mean or median", FLOWS + OVER_RUNS.format("total_variation"), True),
+    ("total variation, mean difference", r"part2\.task\d+\w*\.difference\.total_variation\.mean", True),
     ("gap on training data, one run (nats)", FLOWS + RUN.format("training_gap_nats"), True),
     ("gap on training data, mean or median (nats)", FLOWS + OVER_RUNS.format("training_gap_nats"), True),
     ("KL, median (nats)", FLOWS + r"kl_nats\.median", True),
@@ -94,8 +95,14 @@ def differences(folder):
             + [f"does not hold: {claim}" for claim, holds in claims(read_results(folder)).items() if not holds])
 
 
+def write_macros(largest):
+    """The largest movement of each kind as \\result{spread.kind}, with underscores for what is no letter."""
+    keys = {re.sub(r"\W+", "_", kind).strip("_"): f"{value:.3f}" for kind, value in largest.items()}
+    MACROS.write_text("".join(rf"\expandafter\def\csname result:spread.{key}\endcsname{{{text}}}" + "\n" for key, text in keys.items()))
+
+
 def main():
-    committed, folders = read_results(ROOT), {}
+    committed, folders, largest = read_results(ROOT), {}, {}
     for condition in CONDITIONS:
         print(condition, flush=True)
         folders[condition] = run(condition)
@@ -103,8 +110,10 @@ def main():
     rows = []
     for kind, _, held in KINDS:
         moved = {condition: max(movements(kind, committed, values).values()) for condition, values in again.items()}
-        limit = max(ROUNDING, round_up(MARGIN * max(moved.values()))) if held else ""
+        largest[kind] = max(moved.values())
+        limit = max(ROUNDING, round_up(MARGIN * largest[kind])) if held else ""
         rows.append({"result": kind, **{condition: f"{value:.2g}" for condition, value in moved.items()}, "allowed": limit})
+    write_macros(largest)
     differ = {condition: differences(folder) for condition, folder in folders.items()}
     counts = {condition: len(found) for condition, found in differ.items()}
     rows.append({"result": "conclusions that differ", **counts, "allowed": 0})
