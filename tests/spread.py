@@ -98,7 +98,8 @@ def differences(folder):
 def write_macros(largest):
     """The largest movement of each kind as \\result{spread.kind}, with underscores for what is no letter."""
     keys = {re.sub(r"\W+", "_", kind).strip("_"): f"{value:.3f}" for kind, value in largest.items()}
-    MACROS.write_text("".join(rf"\expandafter\def\csname result:spread.{key}\endcsname{{{text}}}" + "\n" for key, text in keys.items()))
+    lines = [rf"\expandafter\def\csname result:spread.{key}\endcsname{{{text}}}" for key, text in keys.items()]
+    MACROS.write_text("\n".join(lines) + "\n")
 
 
 def main():
