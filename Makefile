@@ -49,7 +49,7 @@ no-tex:
 	@mkdir -p .build
 	@echo "latexmk report/$(NAME).tex"
 	@latexmk -cd -pdf -silent -interaction=nonstopmode -halt-on-error -outdir=$(CURDIR)/.build -jobname=$* \
-	    $(if $(IDS),-usepretex='\def\submittedby{$(IDS)}') report/$(NAME).tex >.build/$*.out 2>&1 \
+	    $(if $(filter-out $(NAME),$*),-usepretex='\def\submittedby{$(IDS)}') report/$(NAME).tex >.build/$*.out 2>&1 \
 	    || { grep -A4 '^!' .build/$*.log || tail -n 20 .build/$*.out; echo "Is a package missing? $(TEX_PACKAGES)"; exit 1; }
 
 SUBMITTED = $(NAME)_$(word 1,$(IDS))_$(word 2,$(IDS))
