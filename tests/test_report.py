@@ -17,7 +17,12 @@ from notebook import ROOT
 NAME = "ee048954_hw1"
 SOURCE, PDF = ROOT / "report" / f"{NAME}.tex", ROOT / "report" / f"{NAME}.pdf"
 HANDOUT = {"0.1", "0.25", "0.5", "0.8", "2.5"}  # bandwidths, the spiral's variance, the toy datasets' noise, factor and radius
-needs_tex = pytest.mark.skipif(not all(map(shutil.which, ("latexmk", "pdflatex", "bibtex"))), reason="LaTeX is not installed")
+HAS_TEX = all(map(shutil.which, ("latexmk", "pdflatex", "bibtex")))
+
+
+def needs_tex(test):
+    """Mark a test that typesets the report."""
+    return pytest.mark.slow(pytest.mark.skipif(not HAS_TEX, reason="LaTeX is not installed")(test))
 
 
 @lru_cache
