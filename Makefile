@@ -28,9 +28,13 @@ $(VENV)/.installed-%: tests/%.txt $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $<
 	touch $@
 
-# Executed beside the original and moved over it only when every cell has run.
+# Executed beside the original and moved over it only when every cell has run. Neither times nor the version of Python are
+# saved, which would differ elsewhere. (Kernels warn where their transport is not encrypted.)
 notebook: $(VENV)/.installed
 	$(BIN)/jupyter nbconvert --log-level=WARN --to notebook --execute --ExecutePreprocessor.record_timing=False \
+	    --KernelManager.transport_encryption=auto --ClearMetadataPreprocessor.enabled=True \
+	    --ClearMetadataPreprocessor.clear_cell_metadata=False \
+	    --ClearMetadataPreprocessor.preserve_nb_metadata_mask="{'colab', 'kernelspec', ('language_info', 'name')}" \
 	    --output-dir .build $(NOTEBOOK)
 	mv .build/$(NOTEBOOK) $(NOTEBOOK)
 

@@ -164,10 +164,10 @@ IN_OURS = {
     "prior at x": (
         FLOW,
         "the prior is evaluated at x",
-        "log_prob, overflow = 0, ",
-        "given, log_prob, overflow = x, 0, ",
-        "self.prior.log_prob(x)).masked",
-        "self.prior.log_prob(given)).masked",
+        "log_prob = 0\n        for layer in reversed(self.layers)",
+        "given, log_prob = x, 0\n        for layer in reversed(self.layers)",
+        "log_prob + self.prior.log_prob(x)",
+        "log_prob + self.prior.log_prob(given)",
     ),
     "steps without the prior": (
         FLOW,
@@ -187,15 +187,20 @@ IN_OURS = {
         '"GaussiansGrid": 0.5, "GaussiansRot": np.sqrt(0.1)',
         '"GaussiansGrid": 0.25, "GaussiansRot": 0.1',
     ),
-    "np.Inf": (TRAINING, "`np.Inf` was removed", "(len(models),), torch.inf)", "(len(models),), np.Inf)"),
-    "H squared": (ESTIMATE, "H is squared", "np.linalg.inv(H), mode", "np.linalg.inv(H @ H), mode"),
-    "H not inverted": (ESTIMATE, "H is not inverted", "np.linalg.inv(H), mode", "H, mode"),
-    "det H forgotten": (ESTIMATE, "det H is forgotten", "-np.linalg.slogdet(H)[1] - d / 2", "-d / 2"),
+    "np.Inf": (
+        TRAINING,
+        "`np.Inf` was removed",
+        "    train_losses, valid_losses = [], []\n",
+        "    train_losses, valid_losses, lowest = [], [], np.Inf\n",
+    ),
+    "H squared": (ESTIMATE, "H is squared", "np.linalg.inv(H).T", "np.linalg.inv(H @ H).T"),
+    "H not inverted": (ESTIMATE, "H is not inverted", "np.linalg.inv(H).T", "H.T"),
+    "det H forgotten": (ESTIMATE, "det H is forgotten", "-np.linalg.slogdet(H)[1] - len(H) / 2", "-len(H) / 2"),
     "det H signed": (
         ESTIMATE,
         "det H has to be an absolute value",
-        "return density / num_samples",
-        "return density / num_samples * np.sign(np.linalg.det(H))",
+        "        density[i:i + rows] = exp_in_place(log_peak - squared / 2, least=TINY + min(log_peak, 0)).mean(1)\n",
+        "        density[i:i + rows] = exp_in_place(log_peak - squared / 2).mean(1) * np.sign(np.linalg.det(H))\n",
     ),
     "H squared on the grid": (
         ON_GRID,
@@ -205,7 +210,12 @@ IN_OURS = {
         "abs(H[1, 1])",
         "H[1, 1] ** 2",
     ),
-    "det H signed on the grid": (ON_GRID, "det H has to be an absolute value", "abs(H[1, 1])", "H[1, 1]"),
+    "det H signed on the grid": (
+        ON_GRID,
+        "det H has to be an absolute value",
+        "return density / len(samples)",
+        "return density / len(samples) * np.sign(np.linalg.det(H))",
+    ),
     "transposed grid": (ON_GRID, "the grid is transposed", "return density / len(samples)", "return density.T / len(samples)"),
     "spiral without negative r": (SAMPLING, "negative r is left out", "np.arange(-1, 6)", "np.arange(0, 6, 2)"),
     "samples without negative r": (
@@ -227,8 +237,8 @@ IN_OURS = {
     "mixture with sigma for sigma²": (
         SAMPLING,
         "sigma is used as the variance",
-        'x, means = as_array("x", x, None, 2), check_means(means)',
-        'x, means, sigma = as_array("x", x, None, 2), check_means(means), np.sqrt(sigma)',
+        "squared = (((x[:, None] - means) / sigma) ** 2).sum(-1)",
+        "sigma = np.sqrt(sigma)\n        squared = (((x[:, None] - means) / sigma) ** 2).sum(-1)",
     ),
     "components dealt out": (
         SAMPLING,

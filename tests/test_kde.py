@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.special import logsumexp
 from sklearn.neighbors import KernelDensity
 
 BANDWIDTHS_2D = [0.3 * np.eye(2), np.diag([0.2, 1.5]), np.diag([-0.2, 0.7]), np.array([[0.0, 0.4], [0.9, 0.0]]),
@@ -184,3 +185,20 @@ def test_leave_one_out_bandwidth_maximizes_the_likelihood(nb):
 
     h = nb.leave_one_out_bandwidth(samples)
     assert score(h) > max(score(0.8 * h), score(1.25 * h))
+
+
+@pytest.mark.parametrize("h", [0.1, 0.5])
+def test_values_do_not_change_where_exponents_underflow(nb, h):
+    """Most pairs are so far apart that their kernel is below the smallest float: the others count in full."""
+    samples = np.random.default_rng(0).normal(size=(300, 2)) * [40 * h, 10 * h]
+    xs, ys = np.linspace(-120 * h, 120 * h, 60), np.linspace(-90 * h, 90 * h, 50)
+    squared = ((np.stack(np.meshgrid(xs, ys, indexing="ij"), -1)[:, :, None] - samples) ** 2).sum(-1)
+    log_density = logsumexp(-squared / (2 * h**2), axis=2) - np.log(2 * np.pi * h**2 * len(samples))
+    high = log_density > np.log(1e-290)
+    expected = np.exp(np.where(high, log_density, -np.inf))
+    assert 300 < high.sum() < high.size - 300 and (squared / (2 * h**2) > 745).mean() > 0.3
+    on_grid = nb.kernel_density_on_grid(xs, ys, samples, h * np.eye(2))
+    points = np.stack(np.meshgrid(xs, ys, indexing="ij"), -1).reshape(-1, 2)
+    for found in (on_grid, nb.kernel_density_estimate(points, samples, h * np.eye(2)).reshape(high.shape)):
+        np.testing.assert_allclose(found[high], expected[high], rtol=1e-12)
+        assert ((found[~high] >= 0) & (found[~high] < 1.01e-290)).all()

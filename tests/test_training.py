@@ -1,6 +1,10 @@
-"""Training: one engine against the plain loop, stacked against alone, and what goes wrong."""
+"""Training: `train` and the stacks against an independent loop, side by side against alone, and what goes wrong."""
 
+import contextlib
+import inspect
 import math
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -56,25 +60,40 @@ def same_weights(model, parameters, **tolerance):
         torch.testing.assert_close(ours.detach(), theirs.detach(), **tolerance)
 
 
+def train_alone(nb, *arguments, **options):
+    """`train_together` of one flow, called like `train`."""
+    model, data, *rest = arguments
+    return nb.train_together([model], [data], *rest, **options)[0]
+
+
+BOTH = pytest.mark.parametrize("method", ["train", "train_together"])
+
+
+def trained_by(nb, method, *arguments, **options):
+    return nb.train(*arguments, **options) if method == "train" else train_alone(nb, *arguments, **options)
+
+
+@BOTH
 @pytest.mark.parametrize("num_layers, num_samples, batch_size", [(4, 1500, 64), (1, 100, 64), (3, 333, 50), (2, 40, 7)])
-def test_train_is_the_plain_loop(nb, num_layers, num_samples, batch_size):
+def test_it_is_the_plain_loop(nb, method, num_layers, num_samples, batch_size):
     data = nb.ToyDataset("Moons", num_samples)
     reference = new_flow(nb, 8, num_layers)
     losses, valid_losses, history = plain_loop(reference, data, 4, batch_size)
     model = new_flow(nb, 8, num_layers)
-    trained, train_losses, ours_valid = nb.train(model, data, epochs=4, batch_size=batch_size)
+    trained, train_losses, ours_valid = trained_by(nb, method, model, data, epochs=4, batch_size=batch_size)
     np.testing.assert_allclose(train_losses, losses, rtol=1e-9)
     np.testing.assert_allclose(ours_valid, valid_losses, rtol=1e-9)
     same_weights(trained, history[-1], rtol=1e-8, atol=1e-9)
     assert trained is model and isinstance(train_losses, list)
 
 
-def test_train_in_float32_is_the_plain_loop(nb):
+@BOTH
+def test_in_float32_it_is_the_plain_loop(nb, method):
     torch.manual_seed(8)
     reference = nb.CouplingFlow(4)
     losses, _, _ = plain_loop(reference, nb.ToyDataset("GaussiansRot", 1500), 2)
     torch.manual_seed(8)
-    _, train_losses, _ = nb.train(nb.CouplingFlow(4), nb.ToyDataset("GaussiansRot", 1500), 2)
+    _, train_losses, _ = trained_by(nb, method, nb.CouplingFlow(4), nb.ToyDataset("GaussiansRot", 1500), 2)
     np.testing.assert_allclose(train_losses, losses, rtol=1e-4)
 
 
@@ -85,11 +104,12 @@ def test_training_lowers_the_loss_towards_the_entropy(nb):
     assert losses[0] > losses[-1] and entropy - 0.15 < valid_losses[-1] < entropy + 0.25
 
 
-def test_train_is_repeatable(nb):
+@BOTH
+def test_training_is_repeatable(nb, method):
     runs = []
     for _ in range(2):
         torch.manual_seed(3)
-        runs.append(nb.train(nb.CouplingFlow(2), nb.ToyDataset("Circles", 200), 3))
+        runs.append(trained_by(nb, method, nb.CouplingFlow(2), nb.ToyDataset("Circles", 200), 3))
     same_weights(runs[0][0], runs[1][0].parameters(), rtol=0, atol=0)
     assert runs[0][1:] == runs[1][1:]
 
@@ -116,34 +136,103 @@ def test_stacked_flows_do_not_touch_each_other(nb):
     assert before[0] == after[0] and before[2] == after[2] and before[1] != after[1]
 
 
-def test_the_engine_works_in_three_dimensions(nb):
-    mask = torch.tensor([1.0, 0.0, 0.0])
-    flows, x = [], torch.randn(2, 50, 3, dtype=torch.float64)
+@contextlib.contextmanager
+def changed(function, **values):
+    """The notebook's function with other globals for a while."""
+    namespace = inspect.unwrap(function).__globals__
+    before = {name: namespace[name] for name in values}
+    namespace.update(values)
+    try:
+        yield
+    finally:
+        namespace.update(before)
+
+
+@pytest.mark.parametrize("limit", [17, 2])
+@pytest.mark.parametrize("processors", [1, 3, 8])
+def test_side_by_side_gives_the_same_bits_as_one_after_another(nb, monkeypatch, limit, processors):
+    jobs = [(name, n, 2 + i % 2) for i, (name, n) in enumerate([("Moons", 300), ("Circles", 300), ("Moons", 200)] * 3)]
+
+    def train_all():
+        datasets = [nb.ToyDataset(name, n, seed=i) for i, (name, n, _) in enumerate(jobs)]
+        flows = [new_flow(nb, i, K).float() for i, (*_, K) in enumerate(jobs)]
+        return nb.train_together(flows, datasets, [3 + i % 2 for i in range(9)], generators=generators(range(9)))
+
+    with changed(nb.stacks_of, STACK_LIMIT=limit):
+        monkeypatch.setattr("os.cpu_count", lambda: 1)
+        expected = train_all()
+        monkeypatch.setattr("os.cpu_count", lambda: processors)
+        found = train_all()
+    for (one, *losses), (other, *other_losses) in zip(expected, found, strict=True):
+        same_weights(one, other.parameters(), rtol=0, atol=0)
+        assert losses == other_losses
+
+
+def test_as_many_stacks_run_at_a_time_as_there_are_processors(nb, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    bar, meeting = nb.ProgressBar(4), threading.Barrier(2, timeout=10)
+
+    def job(number):
+        meeting.wait()  # which two threads have to reach together
+        bar.count(number, number)
+        return number
+
+    assert nb.side_by_side([lambda n=n: job(n) for n in range(4)], bar) == [0, 1, 2, 3]
+    assert sorted(bar.losses) == [(n, n) for n in range(4)]
+
+
+def test_an_error_or_an_interrupt_ends_all_stacks(nb, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    bar, ended = nb.ProgressBar(1), []
+
+    def endless():
+        try:
+            while True:
+                bar.count(0, 0)
+                time.sleep(0.01)
+        finally:
+            ended.append(True)
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    bar.catch_up = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        nb.side_by_side([endless, endless], bar)
+    assert ended == [True, True]
+
+
+@pytest.mark.parametrize("masks", [[[0, 1], [1, 0]], [[1, 0, 0], [0, 1, 1], [0, 1, 0]]])
+def test_stacks_take_any_masks_in_any_dimension(nb, masks):
+    d, flows = len(masks[0]), []
     for seed in range(2):
-        flow = new_flow(nb, seed, 3)
-        flow.layers = torch.nn.ModuleList(nb.CouplingLayer(m) for m in (mask, 1 - mask, mask)).double()
+        flow = new_flow(nb, seed, len(masks))
+        flow.layers = torch.nn.ModuleList(nb.CouplingLayer(torch.tensor(mask).float()) for mask in masks).double()
         for layer in flow.layers:
             torch.nn.init.normal_(layer.scale_factor)
         flows.append(flow)
-    stack = nb.FlowStack(flows)
-    losses, tape = nb.stacked_loss(stack, stack.batches(x, 50)[0])
-    with torch.no_grad():
-        nb.stacked_gradient(stack, *tape)
-    gradients = stack.unstack(stack.weights.grad, elsewhere=torch.zeros_like(stack.vectors))
-    for flow, z, loss, gradient in zip(flows, x, losses, gradients):
+    x, stack = torch.randn(2, 50, d, dtype=torch.float64), nb.FlowStack(flows)
+    losses = nb.stacked_loss(stack, x.mT)
+    losses.sum().backward()
+    gradients = iter([parameter.grad for parameter in stack.parameters])
+    for flow, z, loss in zip(flows, x, losses):
         log_det = 0
         for layer in reversed(flow.layers):
             z, inv_log_det_jac = layer.inverse(z)
             log_det = log_det + inv_log_det_jac
-        expected = (z.square().sum(1) / 2 + 1.5 * math.log(2 * math.pi) - log_det).mean()
+        expected = (z.square().sum(1) / 2 + d / 2 * math.log(2 * math.pi) - log_det).mean()
         torch.testing.assert_close(loss, expected)
         expected.backward()
-        by_autograd = [torch.zeros_like(p) if p.grad is None else p.grad for p in flow.parameters()]
-        torch.testing.assert_close(gradient, torch.cat([g.flatten() for g in by_autograd]))
+    for layer in nb.matching_parameters(flows):
+        for same, gradient in zip(layer, gradients, strict=False):
+            for parameter, found in zip(same, gradient, strict=True):
+                owner = parameter if parameter._base is None else parameter._base
+                torch.testing.assert_close(found, owner.grad.reshape(found.shape))
 
 
+@BOTH
 @pytest.mark.parametrize("num_samples, kept", [(5000, "best"), (4990, "last")])
-def test_best_epoch_is_kept_where_validation_has_500_samples(nb, num_samples, kept):
+def test_best_epoch_is_kept_where_validation_has_500_samples(nb, method, num_samples, kept):
     # Training points in a narrow cluster and validation points elsewhere: validation gets worse with every epoch.
     torch.manual_seed(4)
     state = torch.random.get_rng_state()
@@ -156,7 +245,7 @@ def test_best_epoch_is_kept_where_validation_has_500_samples(nb, num_samples, ke
     _, _, history = plain_loop(reference, data, 4, 250)
     model = new_flow(nb, 8, 2)
     torch.random.set_rng_state(state)
-    trained, _, valid_losses = nb.train(model, data, 4, batch_size=250)
+    trained, _, valid_losses = trained_by(nb, method, model, data, 4, batch_size=250)
     assert np.argmin(valid_losses) == 0
     same_weights(model, history[-1], rtol=1e-8, atol=1e-9)
     same_weights(trained, history[0 if kept == "best" else -1], rtol=1e-8, atol=1e-9)
@@ -177,22 +266,22 @@ def test_divergence_is_named_and_the_others_survive(nb):
         nb.train(new_flow(nb, 0, 2), datasets[1], 500)
 
 
-def test_divergence_later_names_its_epoch(nb):
-    model = new_flow(nb, 0, 2)
-    real, calls = nb.stacked_loss, []
+@BOTH
+def test_divergence_later_names_its_epoch(nb, method):
+    model, calls = new_flow(nb, 0, 2), []
+    before = [p.detach().clone() for p in model.parameters()]
 
-    def breaks_in_epoch_two(stack, batch):
-        loss, tape = real(stack, batch)
+    def breaks_in_epoch_two(loss):
         calls.append(1)
-        return (loss * math.nan if len(calls) > 6 else loss), tape  # 2 training batches and 1 of validation an epoch
+        return loss * math.nan if len(calls) > 6 else loss  # 2 training batches and 1 of validation an epoch
 
-    nb.train_stack.__wrapped__.__globals__["stacked_loss"] = breaks_in_epoch_two
-    try:
-        with pytest.raises(nb.TrainingDiverged, match="model 0 in epoch 2"):
-            nb.train(model, nb.ToyDataset("Moons", 100), 10)
-    finally:
-        nb.train_stack.__wrapped__.__globals__["stacked_loss"] = real
-    assert len(calls) == 9  # it stops there
+    real_loss, real_log_probability = nb.stacked_loss, model.log_probability
+    model.log_probability = lambda x: breaks_in_epoch_two(real_log_probability(x))
+    broken = {"stacked_loss": lambda stack, x: breaks_in_epoch_two(real_loss(stack, x))}
+    with changed(nb.train_stack, **broken), pytest.raises(nb.TrainingDiverged, match="model 0 in epoch 2"):
+        trained_by(nb, method, model, nb.ToyDataset("Moons", 100), 10)
+    assert len(calls) == {"train": 8, "train_together": 9}[method]  # it stops there
+    same_weights(model, before, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name, change", [
@@ -204,7 +293,7 @@ def test_divergence_later_names_its_epoch(nb):
     ("epochs", {"epochs": 1.5}),
     ("batch_size", {"batch_size": 0}),
     ("batch_size", {"batch_size": "64"}),
-    ("data", {"datasets": [Points([[0, 0]])]}),
+    ("data", {"datasets": [Points([[0.0, 0.0]])]}),
     ("data", {"datasets": [Points([[0, 0], [math.nan, 0], [1, 1]])]}),
     ("generators", {"generators": [None, None]}),
 ])
@@ -218,10 +307,3 @@ def test_the_same_flow_twice_is_refused(nb):
     flow, data = nb.CouplingFlow(1), nb.ToyDataset("Moons", 20)
     with pytest.raises(ValueError, match="^models: expected different flows"):
         nb.train_together([flow, flow], [data, data], 1)
-
-
-def test_masks_that_the_engine_cannot_stack_are_refused(nb):
-    flow = nb.CouplingFlow(2)
-    flow.layers[1] = nb.CouplingLayer(torch.tensor([1.0, 0.0, 0.0]))
-    with pytest.raises(ValueError, match="^models: expected"):
-        nb.train(flow, nb.ToyDataset("Moons", 20))

@@ -1,0 +1,43 @@
+"""Compare an execution of the notebook with the committed one: digits, saved text, pictures, verdicts and claims."""
+
+import json
+import math
+import re
+
+from notebook import NOTEBOOK, ROOT, code_cells
+
+RELATIVE = 1e-6  # by which recorded numbers may differ; they are kept to eight digits
+
+
+def read_results(folder):
+    """The numbers that a run of the notebook in a folder has written."""
+    return json.loads((folder / "figures" / "results.json").read_text())
+
+
+def other_numbers(folder):
+    """{key: (committed, other)} of the recorded numbers that differ."""
+    committed, again = read_results(ROOT), read_results(folder)
+    assert committed.keys() == again.keys()
+    return {key: (value, again[key]) for key, value in committed.items()
+            if not math.isclose(value, again[key], rel_tol=RELATIVE, abs_tol=1e-12)}
+
+
+def saved_texts(path):
+    """What each code cell has saved as text."""
+    texts = []
+    for cell in code_cells(path):
+        data = [output.get("data", {"text/plain": output.get("text", "")}) for output in cell["outputs"]]
+        texts.append(["".join(one.get("text/markdown", one.get("text/plain", ""))) for one in data])
+    return texts
+
+
+def arithmetic(path):
+    """Why digits cannot be compared, in the words of the executed notebook; None where they can."""
+    said = [re.search(r"another arithmetic .*?\(digest .*?\)", text) for texts in saved_texts(path) for text in texts]
+    return next((match[0].replace("**", "") for match in said if match), None)
+
+
+def verdicts(path=NOTEBOOK):
+    """All that an executed notebook says in bold, but for what it says of its arithmetic: which arm fits better, and the like."""
+    texts = [text for texts in saved_texts(path) for text in texts if "another arithmetic" not in text]
+    return [said for text in texts for said in re.findall(r"\*\*(.+?)\*\*", text)]

@@ -1,0 +1,90 @@
+"""A part of the notebook under conditions that may change speed, but no bit of what is trained and no digit of what is kept.
+
+Each condition runs this file as a program, which prints what it computed: the digest of trained weights, and measures of
+flows and kernel density estimates as the notebook would record them.
+"""
+
+import hashlib
+import importlib
+import json
+import os
+import subprocess
+import sys
+
+import matplotlib
+import pytest
+
+
+def vector_features():
+    """All that NumPy dispatches by the processor, as NPY_DISABLE_CPU_FEATURES wants it."""
+    umath = importlib.import_module("numpy._core._multiarray_umath")
+    found = [name for name in umath.__cpu_dispatch__ if umath.__cpu_features__.get(name)]
+    return " ".join(found)
+
+
+CONDITIONS = {
+    "one flow after the other": {"WORKERS": "1", "OMP_NUM_THREADS": "1"},
+    "two threads in each operation": {"THREADS": "2", "OMP_NUM_THREADS": "2"},
+    "torch without AVX-512": {"ATEN_CPU_CAPABILITY": "avx2"},
+    "MKL told to use AVX2": {"MKL_ENABLE_INSTRUCTIONS": "AVX2"},
+    "NumPy without vector instructions": {"NPY_DISABLE_CPU_FEATURES": vector_features()},
+    "OpenBLAS of an older processor": {"OPENBLAS_CORETYPE": "Nehalem"},
+}
+
+
+def measure():
+    """Train eighteen flows of three shapes for a while, and record measures of them and of kernel density estimates."""
+    import torch
+
+    from notebook import load_definitions
+
+    nb = load_definitions()
+    torch.set_num_threads(int(os.environ.get("THREADS", 1)))
+    os.cpu_count = lambda: int(os.environ.get("WORKERS", 2))
+    arms = {"K2": nb["Arm"]("GaussiansRot", 2, epochs=40), "K4": nb["Arm"]("GaussiansRot", epochs=40),
+            "Moons": nb["Arm"]("Moons", epochs=60, num_samples=3000)}
+    runs = nb["train_arms"](arms, 5)
+    digest = hashlib.sha256()
+    for each in runs.values():
+        for run in each:
+            for parameter in run.model.parameters():
+                digest.update(parameter.detach().numpy().tobytes())
+    nb["evaluate_arms"]("part", arms, runs)
+    for dist_type in nb["TOY_SETS"]:
+        for key, value in nb["evaluate_kde"](dist_type, nb["sample_2d_datasets"](dist_type, 1500)).items():
+            nb["record"](f"kde.{dist_type}.{key}", value)
+    for d in (nb["mixture"]("mixture_half", "", 0.5, (-2.5, 4.5)), nb["mixture"]("mixture_one", "", 1.0, (-4.5, 6.5))):
+        for name, value in zip(("bias", "variance"), nb["simulated_mise"](d, 0.1, nb["np"].random.default_rng(2))):
+            nb["record"](f"mise.{d.key}.{name}", value)
+    return {"weights": digest.hexdigest(), **nb["RESULTS"]}
+
+
+def under(**condition):
+    """What `measure` gives in a process of its own."""
+    environment = {key: value for key, value in os.environ.items() if key not in ("MKL_CBWR", "ATEN_CPU_CAPABILITY")}
+    done = subprocess.run([sys.executable, __file__], env={**environment, **condition}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def as_here():
+    return under()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_the_same_bits_and_digits(as_here, condition):
+    found = under(**CONDITIONS[condition])
+    assert {key: (value, found[key]) for key, value in as_here.items() if found[key] != value} == {}
+    assert len(found) > 100
+
+
+@pytest.mark.slow
+def test_free_bits_would_show(as_here):
+    assert under(MKL_CBWR="AUTO")["weights"] != as_here["weights"], "on this machine the test above cannot fail"
+
+
+if __name__ == "__main__":
+    matplotlib.use("Agg")
+    print(json.dumps(measure()))
