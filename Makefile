@@ -24,8 +24,10 @@ $(VENV)/.installed: requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-$(VENV)/.installed-%: tests/%.txt $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $<
+$(VENV)/.installed-tests: tests/requirements.txt
+$(VENV)/.installed-benchmark: tests/measured/requirements.txt
+$(VENV)/.installed-%: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(filter %.txt,$^)
 	touch $@
 
 # Executed beside the original and moved over it only when every cell has run. Neither times nor the version of Python are
@@ -66,14 +68,14 @@ submission:
 	mv .build/$(SUBMITTED).pdf submission/
 	cp $(NOTEBOOK) submission/$(SUBMITTED).ipynb
 
-test: $(VENV)/.installed-requirements
+test: $(VENV)/.installed-tests
 	$(BIN)/python -m pytest tests --notebook "$(NOTEBOOK)"
 
-test-quick: $(VENV)/.installed-requirements
+test-quick: $(VENV)/.installed-tests
 	$(BIN)/python -m pytest tests -m "not slow"
 
-benchmark: $(VENV)/.installed-benchmark-requirements
-	$(BIN)/python tests/benchmark.py
+benchmark: $(VENV)/.installed-benchmark
+	PYTHONPATH=tests $(BIN)/python tests/measured/benchmark.py
 
 clean:
 	rm -rf $(VENV) .build submission

@@ -29,7 +29,7 @@ def grades_another(config):
 
 def pytest_ignore_collect(collection_path, config):
     """With another notebook only the grading runs: the other modules are about this project."""
-    if grades_another(config) and collection_path.suffix == ".py" and collection_path.name != "test_grading.py":
+    if grades_another(config) and collection_path.suffix == ".py" and collection_path.name != "test_solution.py":
         return True
 
 

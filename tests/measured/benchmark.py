@@ -424,7 +424,7 @@ def main(quick):
     table_of_growth(rounds=1 if quick else 3)
     if not quick:
         table_of_notebook(step_seconds, scipy_seconds)
-        table_of_bits(rounds=3)
+        table_of_bits(rounds=2)
         write_files()
 
 

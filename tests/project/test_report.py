@@ -45,7 +45,7 @@ def expanded(text):
 @lru_cache
 def macros():
     """{key: text} of all numbers that the report can quote."""
-    files = ROOT / "figures" / "results.tex", ROOT / "tests" / "benchmark.tex"
+    files = ROOT / "figures" / "results.tex", ROOT / "tests" / "measured" / "benchmark.tex"
     return dict(re.findall(r"csname result:(.+?)\\endcsname\{(.*)\}", "".join(file.read_text() for file in files)))
 
 

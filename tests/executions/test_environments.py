@@ -1,6 +1,6 @@
 """Run the notebook as Colab would, where it may write to its own folder only, and stop it halfway.
 
-The oldest versions that the notebook supports are those of Colab's runtime, tests/environments/colab.txt. They lie in a
+The oldest versions that the notebook supports are those of Colab's runtime, in environments/colab.txt. They lie in a
 folder of their own ahead of the installed ones; PyTorch and Jupyter are the installed ones. What is executed is one run:
 on these versions, by a shell that says that it is Colab's, with `google.colab` at hand, warnings as errors, the parent
 folder and HOME read-only, and old files in figures/.
@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -22,8 +23,8 @@ from conclusions import claims
 from notebook import NOTEBOOK, ONE_THREAD, ROOT, code_cells, execute_alone, source
 from rerun import arithmetic, other_numbers, read_results, saved_texts, verdicts
 
-COLAB = ROOT / "tests" / "environments" / "colab.txt"
-STUB = ROOT / "tests" / "colab_stub"
+HERE = Path(__file__).parent
+COLAB, STUB = HERE / "environments" / "colab.txt", HERE / "colab_stub"
 # Permissions bind an ordinary user; root has to give up the right to ignore them.
 BOUND = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search"]
 BOUND = BOUND if os.geteuid() == 0 and shutil.which("setpriv") else []
@@ -71,7 +72,7 @@ def environment(base):
 
 
 @pytest.fixture(scope="module")
-def executed(base, environment):
+def in_colab(base, environment):
     """The notebook executed in base/parent/alone; the parent and HOME are read-only, figures/ has old files."""
     alone, home = base / "parent" / "alone", base / "home"
     (alone / "figures").mkdir(parents=True)
@@ -93,41 +94,41 @@ def test_ran_on_the_versions_of_colab(environment):
     assert found.split() == re.findall(r"==(\S+)", COLAB.read_text())
 
 
-def test_prints_nothing_on_stderr_but_where_matplotlib_keeps_its_cache(executed):
-    said = "".join("".join(o["text"]) for cell in code_cells(executed) for o in cell["outputs"] if o.get("name") == "stderr")
+def test_prints_nothing_on_stderr_but_where_matplotlib_keeps_its_cache(in_colab):
+    said = "".join("".join(o["text"]) for cell in code_cells(in_colab) for o in cell["outputs"] if o.get("name") == "stderr")
     about_the_cache = r"mkdir -p failed for path .*matplotlib|Matplotlib created a temporary (cache|config) directory"
     assert [line for line in said.splitlines() if not re.match(about_the_cache, line)] == []
 
 
-def test_calls_nothing_of_colab(base, executed):
+def test_calls_nothing_of_colab(base, in_colab):
     assert calls(base) == []
 
 
-def test_nothing_else_could_be_written(base, executed):
-    for folder in (executed.parent.parent, base / "home"):
+def test_nothing_else_could_be_written(base, in_colab):
+    for folder in (in_colab.parent.parent, base / "home"):
         if subprocess.run([*BOUND, "touch", folder / "probe"], capture_output=True).returncode == 0:
             pytest.skip("whoever runs the tests can write to read-only folders")
-    assert [path.name for path in executed.parent.parent.iterdir()] == ["alone"] and not list((base / "home").iterdir())
+    assert [path.name for path in in_colab.parent.parent.iterdir()] == ["alone"] and not list((base / "home").iterdir())
 
 
-def test_writes_figures_over_old_ones_and_leaves_other_files_alone(executed):
-    assert {path.name for path in executed.parent.iterdir()} == {NOTEBOOK.name, "executed.ipynb", "figures"}
-    contents = {path.name: path.read_bytes() for path in (executed.parent / "figures").iterdir()}
+def test_writes_figures_over_old_ones_and_leaves_other_files_alone(in_colab):
+    assert {path.name for path in in_colab.parent.iterdir()} == {NOTEBOOK.name, "executed.ipynb", "figures"}
+    contents = {path.name: path.read_bytes() for path in (in_colab.parent / "figures").iterdir()}
     assert contents.pop("notes.txt") == b"mine"
     assert contents.keys() == {path.name for path in (ROOT / "figures").iterdir()}
     assert b"old" not in contents.values()
 
 
-def test_draws_the_same_conclusions(executed):
-    assert verdicts(executed) == verdicts()
-    assert [claim for claim, holds in claims(read_results(executed.parent)).items() if not holds] == []
+def test_draws_the_same_conclusions(in_colab):
+    assert verdicts(in_colab) == verdicts()
+    assert [claim for claim, holds in claims(read_results(in_colab.parent)).items() if not holds] == []
 
 
-def test_gives_the_same_numbers_and_text(executed):
-    if arithmetic(executed):
-        pytest.skip(f"only verdicts and claims are compared, not digits: {arithmetic(executed)}")
-    assert other_numbers(executed.parent) == {}
-    assert saved_texts(executed) == saved_texts(NOTEBOOK)
+def test_gives_the_same_numbers_and_text(in_colab):
+    if arithmetic(in_colab):
+        pytest.skip(f"only verdicts and claims are compared, not digits: {arithmetic(in_colab)}")
+    assert other_numbers(in_colab.parent) == {}
+    assert saved_texts(in_colab) == saved_texts(NOTEBOOK)
 
 
 def test_it_would_call_colab_if_asked_to(tmp_path):

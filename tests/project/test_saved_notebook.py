@@ -46,6 +46,10 @@ def test_cells_are_short_where_they_are_not_folded():
     assert all(cell["metadata"]["jupyter"]["source_hidden"] and cell["source"][0].startswith("#@title ") for cell in folded)
 
 
+def test_no_line_of_code_is_wide():
+    assert [line for cell in code_cells() for line in "".join(cell["source"]).splitlines() if len(line) > 120] == []
+
+
 def test_no_number_at_the_level_of_rounding_is_shown():
     shown = json.dumps(outputs(), ensure_ascii=False)
     exponents = [int(e) for pair in re.findall(r"cdot10\^\{(-\d+)\}|\de(-\d\d?)\b", re.sub(r'"image/\w+": ".*?"', "", shown))

@@ -9,7 +9,7 @@ import pytest
 
 from notebook import NOTEBOOK, ROOT, bound_names, code_cells, flattened, source
 
-TESTS = sorted((ROOT / "tests").glob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 
 def unused(sources, entry_points=()):

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +11,9 @@ import torch
 
 import notebook
 from notebook import NOTEBOOK, ROOT, Definitions, code_cells
-from test_grading import CHECKS
+from test_solution import CHECKS
 
-STUDENT = (ROOT / "tests" / "student.py").read_text().split("# %%\n")[1:]
+STUDENT = (Path(__file__).parent / "student.py").read_text().split("# %%\n")[1:]
 OURS = ["".join(cell["source"]) for cell in code_cells(NOTEBOOK)]
 SAMPLING, ESTIMATE, ON_GRID = "Part I, Task 1", "Part I, Task 2", "Part I, Task 3"
 DATASETS, LAYER, FLOW, TRAINING = "Part II, Task 1", "Part II, Task 6", "Part II, Task 8", "Part II, training"

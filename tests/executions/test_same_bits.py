@@ -13,6 +13,9 @@ import sys
 
 import matplotlib
 import pytest
+import torch
+
+from notebook import load_definitions
 
 
 def vector_features():
@@ -34,10 +37,6 @@ CONDITIONS = {
 
 def measure():
     """Train eighteen flows of three shapes for a while, and record measures of them and of kernel density estimates."""
-    import torch
-
-    from notebook import load_definitions
-
     nb = load_definitions()
     torch.set_num_threads(int(os.environ.get("THREADS", 1)))
     os.cpu_count = lambda: int(os.environ.get("WORKERS", 2))
@@ -62,6 +61,7 @@ def measure():
 def under(**condition):
     """What `measure` gives in a process of its own."""
     environment = {key: value for key, value in os.environ.items() if key not in ("MKL_CBWR", "ATEN_CPU_CAPABILITY")}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     done = subprocess.run([sys.executable, __file__], env={**environment, **condition}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)
@@ -82,7 +82,27 @@ def test_the_same_bits_and_digits(as_here, condition):
 
 @pytest.mark.slow
 def test_free_bits_would_show(as_here):
+    if not torch.backends.mkl.is_available():
+        pytest.skip("PyTorch computes without MKL here: there are no bits to fix")
     assert under(MKL_CBWR="AUTO")["weights"] != as_here["weights"], "on this machine the test above cannot fail"
+
+
+def said_of_the_arithmetic(*before):
+    """What the notebook says of its arithmetic, in a process that has executed some statements before."""
+    code = ["import os, torch", "torch.set_num_threads(1)", *before, "os.environ.setdefault('MKL_CBWR', 'COMPATIBLE')",
+            "from notebook import code_cells, load_definitions, source", "nb = load_definitions()", "nb['say'] = print",
+            "exec(next(source(cell) for cell in code_cells() if 'DIGEST = ' in source(cell)), nb)"]
+    environment = {key: value for key, value in os.environ.items() if key != "MKL_CBWR"}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    return subprocess.check_output([sys.executable, "-c", "\n".join(code)], env=environment, text=True)
+
+
+def test_the_notebook_says_which_arithmetic_it_has():
+    if not torch.backends.mkl.is_available():
+        pytest.skip("PyTorch computes without MKL here: there are no bits to fix")
+    assert "This is the arithmetic of the report" in said_of_the_arithmetic()
+    for before in ("torch.ones(64, 64) @ torch.ones(64, 64)", "os.environ['MKL_CBWR'] = 'AUTO'"):
+        assert "another arithmetic than that of the report" in said_of_the_arithmetic(before), before
 
 
 if __name__ == "__main__":

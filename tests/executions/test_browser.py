@@ -1,0 +1,29 @@
+"""The notebook in JupyterLab in a real browser, run through the menu: what is there to see."""
+
+import pytest
+
+from notebook import ROOT, code_cells
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("needs_browser")]
+
+
+@pytest.fixture(scope="module")
+def needs_browser(can_browse):
+    if not can_browse:
+        pytest.skip("Chromium is not installed: the notebook was not run in a browser")
+
+
+def test_all_cells_run_in_order_and_none_shows_an_error(seen):
+    assert seen["errors"] == []
+    assert seen["prompts"] == [f"[{i}]:" for i in range(1, len(code_cells()) + 1)]
+
+
+def test_all_images_are_there(seen):
+    widths = seen["widths"]
+    kinds = [kind for cell in code_cells() for output in cell["outputs"] for kind in output.get("data", ())]
+    saved = [kind for kind in kinds if kind.startswith("image/")]
+    assert len(widths) == len(saved) and min(widths) > 100
+
+
+def test_figures_are_written_beside_the_notebook(seen, folder):
+    assert {path.name for path in (folder / "figures").iterdir()} == {path.name for path in (ROOT / "figures").iterdir()}
