@@ -390,7 +390,7 @@ def table_of_notebook(step_seconds, scipy_seconds):
     for key, t in zip(("notebook", "handout_route", "", "", "same_steps", "arithmetic"), (t for _, t in rows), strict=True):
         if key:
             QUOTED[f"benchmark.{key}.seconds"], QUOTED[f"benchmark.{key}.over_notebook"] = short(t), short(t / whole)
-    say(f"""The notebook is timed once, with PyTorch's own number of threads; the rest is projected from tables 1 and 2.
+    say(f"""The notebook is timed once, as it stands; the rest is projected from tables 1 and 2.
 It also runs its checks, draws its figures, and trains {nb.NUM_REPLICAS} replicas of each flow of Task 9 and {nb.NUM_PAIRS}
 of each arm of Tasks 10 to 12; the handout's route trains each flow once and draws nothing. Its {250 * per_epoch:,} steps
 with two layers are counted like those with four. The last row is a lower bound for any engine: the products with the
