@@ -15,7 +15,8 @@ def needs_browser(can_browse):
 
 def test_all_cells_run_in_order_and_none_shows_an_error(seen):
     assert seen["errors"] == []
-    assert seen["prompts"] == [f"[{i}]:" for i in range(1, len(code_cells()) + 1)]
+    folded = [cell["metadata"].get("jupyter", {}).get("source_hidden", False) for cell in code_cells()]
+    assert seen["prompts"] == ["" if hidden else f"[{i}]:" for i, hidden in enumerate(folded, 1)]
 
 
 def test_all_images_are_there(seen):

@@ -29,6 +29,10 @@ def test_writes_figures_and_nothing_else(executed):
     assert {p.name for p in (executed.parent / "figures").iterdir()} == {p.name for p in (ROOT / "figures").iterdir()}
 
 
+def test_every_cell_has_run_in_order(executed):
+    assert [cell["execution_count"] for cell in code_cells(executed)] == list(range(1, len(code_cells()) + 1))
+
+
 def test_nothing_on_stderr(executed):
     assert not [o for cell in code_cells(executed) for o in cell["outputs"] if o.get("name") == "stderr"]
 
