@@ -94,7 +94,7 @@ def wait_for(url, server, log):
 
 @pytest.fixture(scope="session")
 def page(address, tmp_path_factory):
-    """The page with the notebook after Run > Run All Cells, when the last cell has run or one has failed: then the kernel is idle."""
+    """The page with the notebook after Run > Run All Cells, when the last cell has run or one has failed: the kernel is idle."""
     sync_api = pytest.importorskip("playwright.sync_api")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch_persistent_context(
