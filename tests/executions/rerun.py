@@ -23,11 +23,13 @@ def other_numbers(folder):
 
 
 def saved_texts(path):
-    """What each code cell has saved as text."""
+    """What each code cell shows as text; not what goes to stderr, nor the names of objects that stand for pictures."""
     texts = []
     for cell in code_cells(path):
-        data = [output.get("data", {"text/plain": output.get("text", "")}) for output in cell["outputs"]]
-        texts.append(["".join(one.get("text/markdown", one.get("text/plain", ""))) for one in data])
+        shown = [output.get("data", {"text/plain": output.get("text", "")})
+                 for output in cell["outputs"] if output.get("name") != "stderr"]
+        each = ["".join(one.get("text/markdown", one.get("text/plain", ""))) for one in shown]
+        texts.append([text for text in each if not text.startswith("<")])
     return texts
 
 
