@@ -121,7 +121,18 @@ def test_quoted_numbers_are_the_recorded_ones():
             mantissa, _, exponent = texts[key].partition("e")
             assert (rf"${mantissa}\cdot10^{{{int(exponent)}}}$" if exponent else mantissa) in shown, key
             checked += 1
-    assert checked > 10
+    assert checked > 15
+
+
+def test_every_number_in_tables_and_verdicts_is_a_recorded_one():
+    recorded, checked = {text.partition("e")[0] for text in printed().values()}, 0
+    for output in outputs():
+        text = "".join(output.get("data", {}).get("text/markdown", ""))
+        text = re.sub(r"\$[^$]*\$", "", re.sub(r"\$([\d.]+)\\cdot.*?\$", r"\1", text))
+        numbers = re.findall(r"(?<![\d.])[+-]?\d+\.\d+", text)
+        assert [number for number in numbers if number not in recorded] == []
+        checked += len(numbers)
+    assert checked > 300
 
 
 def test_conclusions_have_intervals_over_pairs():
