@@ -37,6 +37,7 @@ LOOK = """() => {
     };
 }"""
 
+
 def write_without_outputs(path):
     """A copy of the notebook that has not been run."""
     notebook = json.loads(NOTEBOOK.read_text())
@@ -44,6 +45,12 @@ def write_without_outputs(path):
         if cell["cell_type"] == "code":
             cell["outputs"], cell["execution_count"] = [], None
     path.write_text(json.dumps(notebook))
+
+
+@pytest.fixture(scope="session")
+def can_browse():
+    """Whether there is a browser, and what drives it."""
+    return CHROMIUM is not None and importlib.util.find_spec("playwright") is not None
 
 
 @pytest.fixture(scope="session")
@@ -55,8 +62,10 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def address(folder, tmp_path_factory):
+def address(can_browse, folder, tmp_path_factory):
     """The address of the notebook in a JupyterLab on this machine alone, all of whose state lies in a temporary folder."""
+    if not can_browse:
+        pytest.skip("Chromium is not installed: the notebook was not run in a browser")
     state = tmp_path_factory.mktemp("jupyter")
     for plugin, settings in SETTINGS.items():
         path = state / "JUPYTERLAB_SETTINGS_DIR" / "@jupyterlab" / f"{plugin}.jupyterlab-settings"
@@ -95,7 +104,8 @@ def wait_for(url, server, log):
 @pytest.fixture(scope="session")
 def page(address, tmp_path_factory):
     """The page with the notebook after Run > Run All Cells, when the last cell has run or one has failed: the kernel is idle."""
-    sync_api = pytest.importorskip("playwright.sync_api")
+    from playwright import sync_api
+
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch_persistent_context(
             tmp_path_factory.mktemp("profile"), executable_path=CHROMIUM, args=FLAGS, viewport={"width": 1200, "height": 1600})
@@ -115,12 +125,6 @@ def page(address, tmp_path_factory):
             page.screenshot(path=ROOT / ".build" / "browser.png")
         yield page
         browser.close()
-
-
-@pytest.fixture(scope="session")
-def can_browse():
-    """Whether there is a browser, and what drives it."""
-    return CHROMIUM is not None and importlib.util.find_spec("playwright") is not None
 
 
 @pytest.fixture(scope="session")

@@ -4,13 +4,7 @@ import pytest
 
 from notebook import ROOT, code_cells
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("needs_browser")]
-
-
-@pytest.fixture(scope="module")
-def needs_browser(can_browse):
-    if not can_browse:
-        pytest.skip("Chromium is not installed: the notebook was not run in a browser")
+pytestmark = pytest.mark.slow
 
 
 def test_all_cells_run_in_order_and_none_shows_an_error(seen):
