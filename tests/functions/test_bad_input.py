@@ -8,8 +8,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from scipy.special import logsumexp
-from scipy.stats import multivariate_normal
+
+from reference import MEANS, TOY_SETS, kernel_estimate, log_normal, mixture, plane
 
 settings.register_profile(
     "same everywhere",
@@ -21,9 +21,6 @@ settings.register_profile(
 )
 settings.load_profile("same everywhere")
 pytestmark = pytest.mark.filterwarnings("error")
-
-MEANS = np.array([[0.0, 0.0], [0.0, 2.0], [2.0, 0.0], [2.0, 2.0]])
-TOY_SETS = ("Circles", "Moons", "GaussiansGrid", "GaussiansRot")
 
 
 def dressed(array, how):
@@ -87,9 +84,8 @@ def no_nan(result):
 
 @given(plane_points(), plane_points(least=1), st.floats(-20, 20), st.floats(0.05, 20), DRESSES)
 def test_mixture_density(nb, x, means, shift, sigma, how):
-    expected = [np.mean([multivariate_normal(m, sigma**2 * np.eye(2)).pdf(row) for m in means]) for row in x + shift]
     found = nb.gaussian_mixture_density(dressed(x + shift, how) if len(x) else x, sigma, dressed(means, how))
-    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-300)
+    np.testing.assert_allclose(found, mixture(x + shift, sigma, means), rtol=1e-9, atol=1e-300)
 
 
 @given(plane_points(least=1), SCALES)
@@ -113,13 +109,6 @@ def test_spiral_density_anywhere(nb, x, scale, how):
 # Kernel density estimate ---------------------------------------------------------------------------------------------
 
 
-def reference_estimate(x, samples, H):
-    """The definition in logarithms."""
-    u = np.linalg.solve(H, (samples[None] - x[:, None]).reshape(-1, 2).T).T.reshape(len(x), len(samples), 2)
-    log_density = logsumexp(-(u**2).sum(-1) / 2, axis=1) - math.log(2 * math.pi * len(samples)) - np.linalg.slogdet(H)[1]
-    return np.exp(log_density)
-
-
 @st.composite
 def bandwidths(draw):
     """A well conditioned matrix of unit size, any orientation, diagonal or not."""
@@ -131,9 +120,8 @@ def bandwidths(draw):
 @given(plane_points(), plane_points(least=1), bandwidths(), SCALES, DRESSES)
 def test_kernel_estimate_at_any_scale(nb, x, samples, H, scale, how):
     x, samples, H = x * scale, samples * scale, H * scale
-    expected = reference_estimate(x, samples, H) if len(x) else np.empty(0)
     found = nb.kernel_density_estimate(dressed(x, how) if len(x) else x, dressed(samples, how), dressed(H, how))
-    np.testing.assert_allclose(found, expected, rtol=1e-8, atol=0 if scale < 1e100 else 1e-320)
+    np.testing.assert_allclose(found, kernel_estimate(x, samples, H), rtol=1e-8, atol=0 if scale < 1e100 else 1e-320)
 
 
 @given(st.floats(0, 38), st.sampled_from([1e-300, 1e-12, 1e-3, 1.0]))
@@ -153,8 +141,7 @@ def test_kernel_estimate_in_the_far_tail_and_at_tiny_h(nb, distance, h):
 def test_estimate_on_a_grid_is_the_estimate_at_its_points(nb, ends, samples, H, scale, how):
     xs, ys, samples, H = ends[:, 0] * scale, ends[::2, 1] * scale, samples * scale, H * scale
     found = nb.kernel_density_on_grid(dressed(xs, how) if len(xs) else xs, ys, dressed(samples, how), H)
-    points = np.array([[a, b] for a in xs for b in ys]).reshape(-1, 2)
-    expected = nb.kernel_density_estimate(points, samples, H).reshape(len(xs), len(ys))
+    expected = nb.kernel_density_estimate(plane(xs, ys), samples, H).reshape(len(xs), len(ys))
     np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-290 if scale < 1e100 else 1e-320)
 
 
@@ -168,11 +155,8 @@ def test_true_log_density_anywhere(nb, dist_type, x, scale, num_gaussians, how):
     assert found.shape == (len(x),) and np.isfinite(found).all()
     near = np.hypot(*x.T) < 4
     if dist_type.startswith("Gaussians") and near.any():
-        sd, centres = nb.BLOB_SD[dist_type], nb.blob_centres(dist_type, num_gaussians)
-        expected = logsumexp([multivariate_normal(c, sd**2 * np.eye(2)).logpdf(x[near]) for c in centres], axis=0) - math.log(
-            len(centres)
-        )
-        np.testing.assert_allclose(found[near], np.ravel(expected), rtol=1e-9, atol=1e-9)
+        expected = np.log(mixture(x[near], nb.BLOB_SD[dist_type], nb.blob_centres(dist_type, num_gaussians)))
+        np.testing.assert_allclose(found[near], expected, rtol=1e-9, atol=1e-9)
 
 
 # Nonsense in every argument ------------------------------------------------------------------------------------------
@@ -263,8 +247,7 @@ def test_flow_of_fresh_layers_at_a_million(nb, values, dtype):
         z = x.clone()
         for layer in reversed(flow.layers):
             z = z - (1 - layer.mask) * layer.t_func(layer.mask * z)
-        expected = -z.double().square().sum(1) / 2 - math.log(2 * math.pi)
-        torch.testing.assert_close(flow.log_probability(x).double(), expected, rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(flow.log_probability(x).double(), log_normal(z.double()), rtol=1e-5, atol=1e-4)
 
 
 @given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=2, max_size=8), st.integers(0, 5))

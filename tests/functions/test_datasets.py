@@ -4,25 +4,15 @@ import numpy as np
 import pytest
 import torch
 from scipy import integrate, stats
-from sklearn.datasets import make_blobs, make_circles, make_moons
 
-NAMES = ("Circles", "Moons", "GaussiansGrid", "GaussiansRot")
+from reference import TOY_SETS, mixture, plane, toy_points
 
 
 @pytest.mark.parametrize("num_samples, seed", [(1000, 0), (17, 5)])
 def test_the_assignments_calls_give_the_same_arrays(nb, num_samples, seed):
-    angles = np.arange(3) * 2 * np.pi / 3
-    expected = {
-        "Circles": make_circles(num_samples, noise=0.1, factor=0.8, random_state=seed, shuffle=True)[0],
-        "Moons": make_moons(num_samples, noise=0.1, random_state=seed, shuffle=True)[0],
-        "GaussiansGrid": make_blobs(num_samples, centers=np.array([[0, 0], [0, 2], [2, 0], [2, 2]]), cluster_std=0.5,
-                                    random_state=seed, shuffle=True)[0],
-        "GaussiansRot": make_blobs(num_samples, centers=2.5 * np.stack([np.cos(angles), np.sin(angles)], 1),
-                                   cluster_std=np.sqrt(0.1), random_state=seed, shuffle=True)[0],
-    }
-    for name, points in expected.items():
+    for name in TOY_SETS:
         ours = nb.sample_2d_datasets(name, num_samples, seed, num_gaussians=3)
-        np.testing.assert_allclose(ours, points, rtol=0, atol=1e-15)
+        np.testing.assert_allclose(ours, toy_points(name, num_samples, seed, 3), rtol=0, atol=1e-15)
 
 
 def test_defaults(nb):
@@ -57,34 +47,32 @@ def test_curves_against_brute_force(nb, name):
 @pytest.mark.parametrize("name, sd", [("GaussiansGrid", 0.5), ("GaussiansRot", np.sqrt(0.1))])
 def test_blobs_against_scipy(nb, name, sd):
     x = np.random.default_rng(0).normal(size=(60, 2), scale=2)
-    expected = np.mean([stats.multivariate_normal(c, sd**2 * np.eye(2)).pdf(x) for c in nb.blob_centres(name, 7)], axis=0)
+    expected = mixture(x, sd, nb.blob_centres(name, 7))
     np.testing.assert_allclose(np.exp(nb.true_log_density(name, x, 7)), expected, rtol=1e-10)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TOY_SETS)
 def test_total_mass(nb, name):
     axis = np.linspace(-6, 6, 601)
-    plane = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
-    density = np.exp(nb.true_log_density(name, plane)).reshape(601, 601)
+    density = np.exp(nb.true_log_density(name, plane(axis))).reshape(601, 601)
     assert integrate.trapezoid(integrate.trapezoid(density, axis), axis) == pytest.approx(1, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TOY_SETS)
 def test_far_away_the_logarithm_holds(nb, name):
     x = np.array([[1e3, 0], [-1e6, 1e6], [1e100, 1e100]])
     log_p = nb.true_log_density(name, x)
     assert np.isfinite(log_p).all() and (np.diff(log_p) < 0).all()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TOY_SETS)
 def test_samples_follow_the_density(nb, name):
     # Shares of fresh samples in cells against the integrated density; dealing out blobs evenly only lowers the spread.
     x = nb.sample_2d_datasets(name, 100_000, seed=11)
     edges = np.linspace(-4, 4, 17)
     counts = np.histogram2d(*x.T, [edges, edges])[0]
     fine = -4 + (np.arange(640) + 0.5) / 80
-    plane = np.stack(np.meshgrid(fine, fine, indexing="ij"), -1).reshape(-1, 2)
-    expected = np.exp(nb.true_log_density(name, plane)).reshape(16, 40, 16, 40).sum((1, 3)) / 80**2 * 100_000
+    expected = np.exp(nb.true_log_density(name, plane(fine))).reshape(16, 40, 16, 40).sum((1, 3)) / 80**2 * 100_000
     enough = expected > 20
     assert np.abs((counts - expected)[enough] / np.sqrt(expected[enough])).max() < 5
 

@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 import torch
-from scipy.stats import multivariate_normal
 
 from grading import Fault, check, compare, numbers
+from reference import MEANS, mixture, plane
 
 SAMPLING = "Part I, Task 1 (samples and true densities)"
 ESTIMATE = "Part I, Task 2 (kernel density estimate)"
@@ -20,7 +20,6 @@ SIGNATURES = {
     "kernel_density_estimate": ["x", "samples", "H"],
     "kernel_density_on_grid": ["xs", "ys", "samples", "H"],
 }
-MEANS = np.array([[0.0, 0.0], [0.0, 2.0], [2.0, 0.0], [2.0, 2.0]])
 MANY = 100_000
 
 
@@ -46,7 +45,7 @@ def mixture_spread(sample_gaussian_mixture):
 def mixture_components(sample_gaussian_mixture):
     rng, counts = np.random.default_rng(0), []
     for _ in range(300):
-        drawn = numbers("the samples", sample_gaussian_mixture(400, 0.01, MEANS, rng), 400, 2)
+        drawn = numbers("the samples", sample_gaussian_mixture(400, 0.01, MEANS.copy(), rng), 400, 2)
         counts.append([(torch.cdist(drawn, tensor(mean)[None]) < 1).sum().item() for mean in MEANS])
     mean, variance = np.mean(counts, axis=0), np.var(counts, axis=0).mean()
     if np.abs(mean - 100).max() > 5 * math.sqrt(75 / 300):
@@ -56,10 +55,6 @@ def mixture_components(sample_gaussian_mixture):
         raise Fault(f"the number of samples per component has the variance {variance:.0f}, not 75{dealt}")
 
 
-def mixture(x, sigma, means=MEANS):
-    return np.mean([multivariate_normal(mean, sigma**2 * np.eye(2)).pdf(x) for mean in means], axis=0)
-
-
 @check(SAMPLING, "gaussian_mixture_density is the mixture's density", SIGNATURES)
 def mixture_density(gaussian_mixture_density):
     x = np.random.default_rng(0).normal(1, 1, (60, 2))
@@ -67,7 +62,7 @@ def mixture_density(gaussian_mixture_density):
         expected = mixture(x, sigma)
         compare(
             f"the density for sigma = {sigma}",
-            numbers("the density", gaussian_mixture_density(x, sigma, MEANS), 60),
+            numbers("the density", gaussian_mixture_density(x, sigma, MEANS.copy()), 60),
             tensor(expected),
             lambda sigma=sigma, expected=expected: {
                 cause: tensor(value)
@@ -204,10 +199,9 @@ def kernel_estimate(kernel_density_estimate, H):
 
 @check(ESTIMATE, "it integrates to 1", SIGNATURES)
 def kernel_mass(kernel_density_estimate):
-    axis = np.linspace(-8, 8, 81)
-    plane = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
+    x = plane(np.linspace(-8, 8, 81))
     samples, H = np.random.default_rng(0).normal(0, 1, (50, 2)), np.array([[0.5, 0.4], [0.0, 0.6]])
-    mass = numbers("the estimate", kernel_density_estimate(plane, samples, H), len(plane)).sum().item() * 0.2**2
+    mass = numbers("the estimate", kernel_density_estimate(x, samples, H), len(x)).sum().item() * 0.2**2
     if abs(mass - 1) > 1e-3:
         raise Fault(f"its integral is {mass:.3g}: is it divided by |det H| and by N?")
 
@@ -217,18 +211,18 @@ def kernel_mass(kernel_density_estimate):
 def kernel_grid(kernel_density_on_grid, H):
     rng, H, axis = np.random.default_rng(0), np.array(H), np.linspace(-2, 2, 12)
     samples, ys = rng.normal(0, [1, 0.4], (200, 2)) + [0.5, -0.5], axis + 0.3
-    plane = np.stack(np.meshgrid(axis, ys, indexing="ij"), -1).reshape(-1, 2)
+    x = plane(axis, ys)
     found = numbers("the estimate", kernel_density_on_grid(axis, ys, samples, H), 12, 12)
 
     def causes():
-        correct = estimate(plane, samples, H).reshape(12, 12)
-        wrong = {cause: value.reshape(12, 12) for cause, value in estimate_causes(plane, samples, H).items()}
+        correct = estimate(x, samples, H).reshape(12, 12)
+        wrong = {cause: value.reshape(12, 12) for cause, value in estimate_causes(x, samples, H).items()}
         return {
             "the grid is transposed: entry [i, j] is at (xs[j], ys[i])": correct.T,
             "the grid is upside down": correct.flip(1),
         } | wrong
 
-    compare("the estimate", found, estimate(plane, samples, H).reshape(12, 12), causes)
+    compare("the estimate", found, estimate(x, samples, H).reshape(12, 12), causes)
 
 
 @check(GRID, "the first axis of the result belongs to xs, the second to ys", SIGNATURES)

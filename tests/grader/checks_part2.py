@@ -7,33 +7,14 @@ from itertools import combinations
 
 import numpy as np
 import torch
-from sklearn.datasets import make_blobs, make_circles, make_moons
 
 from grading import Fault, check, compare, near, numbers
+from reference import MEANS, jacobian, log_abs_det, log_normal, normal, randomised, ring, toy_points
 
 DATASETS = "Part II, Task 1 (toy datasets)"
 LAYER = "Part II, Task 6 (coupling layer)"
 FLOW = "Part II, Task 8 (coupling flow)"
 TRAINING = "Part II, training"
-
-GRID = np.array([[0, 0], [0, 2], [2, 0], [2, 2]])
-
-
-def circle(num_gaussians):
-    angles = 2 * np.pi * np.arange(num_gaussians) / num_gaussians
-    return 2.5 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-
-
-def points(dist_type, num_samples, seed, num_gaussians, squared=False, shuffle=True, spread=1):
-    """The handout's points, or those of a mistake: σ² for σ, no shuffling, another spread."""
-    sd = {"Circles": 0.1, "Moons": 0.1, "GaussiansGrid": 0.5, "GaussiansRot": math.sqrt(0.1)}[dist_type] * spread
-    sd = sd**2 if squared else sd
-    if dist_type == "Circles":
-        return make_circles(num_samples, noise=sd, factor=0.8, random_state=seed, shuffle=shuffle)[0]
-    if dist_type == "Moons":
-        return make_moons(num_samples, noise=sd, random_state=seed, shuffle=shuffle)[0]
-    centers = GRID if dist_type == "GaussiansGrid" else circle(num_gaussians)
-    return make_blobs(num_samples, centers=centers, cluster_std=sd, random_state=seed, shuffle=shuffle)[0]
 
 
 @check(DATASETS, "the circles are the handout's, point by point", dist_type="Circles")
@@ -45,23 +26,23 @@ def same_points(sample_2d_datasets, dist_type):
 
     def causes():
         variants = {
-            "sigma² is used as the standard deviation": points(*arguments, squared=True),
-            "the spread around the shape is left out": points(*arguments, spread=0),
-            "the samples are not shuffled": points(*arguments, shuffle=False),
-            "seed is not used": points(dist_type, 300, 0, 3),
-            "num_gaussians is not used": points(dist_type, 300, 4, 5),
+            "sigma² is used as the standard deviation": toy_points(*arguments, squared=True),
+            "the spread around the shape is left out": toy_points(*arguments, spread=0),
+            "the samples are not shuffled": toy_points(*arguments, shuffle=False),
+            "seed is not used": toy_points(dist_type, 300, 0, 3),
+            "num_gaussians is not used": toy_points(dist_type, 300, 4, 5),
         }
         return {cause: torch.from_numpy(variant) for cause, variant in variants.items()}
 
     drawn = numbers(dist_type, sample_2d_datasets(*arguments[:3], num_gaussians=3), 300, 2)
-    compare(dist_type, drawn, torch.from_numpy(points(*arguments)), causes)
+    compare(dist_type, drawn, torch.from_numpy(toy_points(*arguments)), causes)
 
 
 @check(DATASETS, "the grid's blobs have the standard deviation 0.5", dist_type="GaussiansGrid", sd=0.5)
 @check(DATASETS, "the ring's blobs have the standard deviation √0.1 = 0.316", dist_type="GaussiansRot", sd=math.sqrt(0.1))
 def blob_spread(sample_2d_datasets, dist_type, sd):
     drawn = numbers(dist_type, sample_2d_datasets(dist_type, 20_000), 20_000, 2)
-    centres = GRID if dist_type == "GaussiansGrid" else circle(5)
+    centres = MEANS if dist_type == "GaussiansGrid" else ring(5)
     # Var x = sd² + Var(centres) in each direction: no need to know which blob a sample is from.
     squared = float((drawn.var(0) - torch.from_numpy(centres.var(0))).mean())
     measured = math.copysign(math.sqrt(abs(squared)), squared)
@@ -73,7 +54,7 @@ def blob_spread(sample_2d_datasets, dist_type, sd):
 @check(DATASETS, "without other arguments there are 1000 samples with seed 0, and 5 Gaussians in the ring")
 def default_arguments(sample_2d_datasets):
     drawn = numbers("GaussiansRot", sample_2d_datasets("GaussiansRot"), 1000, 2)
-    compare("GaussiansRot", drawn, torch.from_numpy(points("GaussiansRot", 1000, 0, 5)))
+    compare("GaussiansRot", drawn, torch.from_numpy(toy_points("GaussiansRot", 1000, 0, 5)))
 
 
 @check(DATASETS, "the name of an unknown dataset is refused")
@@ -159,25 +140,9 @@ def deviations():
     return dict(singles) | {f"{a}, and {b}": first | second for (a, first), (b, second) in combinations(singles, 2)}
 
 
-def randomised(module):
-    """All learnable numbers but the masks drawn anew: a fresh layer has s = 0, which hides every mistake in the scale."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            if not name.endswith("mask"):
-                parameter.normal_(std=0.3 if "t_func" in name else 0.2, generator=generator)
-            if name.endswith("scale_factor"):
-                parameter.add_(1)
-    return module
-
-
 def random_layers(CouplingLayer):
     """(mask, randomised layer) for both masks of the plane."""
     return [(mask, randomised(CouplingLayer(mask.clone()))) for mask in map(torch.tensor, MASKS)]
-
-
-def normal(*shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(2))
 
 
 def pair(what, value):
@@ -194,25 +159,18 @@ def per_sample(what, value, num):
     return value.flatten().expand(num)
 
 
+def attached(out):
+    """The output, if autograd can follow it; else a Fault."""
+    if not out.requires_grad:
+        raise Fault("the output is cut off from autograd, by detach, no_grad or NumPy, and cannot be trained")
+    return out
+
+
 def mapped(layer, v, direction):
     """Output and log-determinant of the notebook's layer, shapes checked."""
     name = "log_det_jac" if direction == "forward" else "inv_log_det_jac"
     out, log_det = pair(direction, getattr(layer, direction)(v))
     return numbers(f"the output of {direction}", out, *v.shape), per_sample(name, log_det, len(v))
-
-
-def jacobian(function, v):
-    """Jacobian of a row-wise function at each row by autograd: (B, d) → (B, d, d), float64."""
-    v = v.clone().requires_grad_()
-    out = function(v)
-    if not out.requires_grad:
-        raise Fault("the output is cut off from autograd, by detach, no_grad or NumPy, and cannot be trained")
-    rows = [torch.autograd.grad(column.sum(), v, retain_graph=True, allow_unused=True)[0] for column in out.unbind(1)]
-    return torch.stack([torch.zeros_like(v) if row is None else row for row in rows], dim=1).double()
-
-
-def log_abs_det(matrices):
-    return torch.linalg.slogdet(matrices).logabsdet
 
 
 @check(LAYER, "the layer holds the fixed mask, s_func, t_func and scale_factor of the handout")
@@ -289,7 +247,8 @@ def log_det_shape(CouplingLayer, direction):
 def log_det(CouplingLayer, direction):
     for mask, layer in random_layers(CouplingLayer):
         v = normal(9, 2)
-        actual, expected = mapped(layer, v, direction)[1], log_abs_det(jacobian(lambda u: getattr(layer, direction)(u)[0], v))
+        actual = mapped(layer, v, direction)[1]
+        expected = log_abs_det(jacobian(lambda u: attached(getattr(layer, direction)(u)[0]), v))
         compare("the log-determinant", actual, expected, lambda: log_det_causes(layer, mask, v, direction, expected))
 
 
@@ -344,10 +303,7 @@ def opposite_log_dets(CouplingLayer):
 def layer_gradients(CouplingLayer, direction):
     for _, layer in random_layers(CouplingLayer):
         out, log_det = layer.forward(normal(9, 2))
-        try:
-            (out.square().sum() + log_det.sum()).backward()
-        except RuntimeError:
-            raise Fault("the output is cut off from autograd, by detach, no_grad or NumPy, and cannot be trained") from None
+        attached(out.square().sum() + log_det.sum()).backward()
         untouched = [
             name
             for name, parameter in layer.named_parameters()
@@ -376,11 +332,6 @@ CHANCE = 5.5  # standard errors that chance does not reach
 
 def random_flow(CouplingFlow):
     return randomised(CouplingFlow(NUM_LAYERS))
-
-
-def log_normal(z):
-    """Log density of N(0, I) in the plane."""
-    return -z.square().sum(-1) / 2 - math.log(2 * math.pi)
 
 
 def run(layers, v, direction):
@@ -461,7 +412,7 @@ def log_probability_formula(CouplingFlow):
 def change_of_variables(CouplingFlow):
     flow, x = random_flow(CouplingFlow), normal(50, 2)
     z, _ = run_back(flow, x)
-    true = log_abs_det(jacobian(lambda v: run(reversed(flow.layers), v, "inverse")[0], x))
+    true = log_abs_det(jacobian(lambda v: attached(run(reversed(flow.layers), v, "inverse")[0]), x))
     compare(
         "log_probability",
         log_probability_of(flow, x),

@@ -1,0 +1,93 @@
+"""References that share no code with the notebook, and inputs to try things at: for tests and grader."""
+
+import math
+
+import numpy as np
+import torch
+from scipy.special import logsumexp
+from scipy.stats import multivariate_normal, norm
+from sklearn.datasets import make_blobs, make_circles, make_moons
+
+MEANS = np.array([[0.0, 0.0], [0.0, 2.0], [2.0, 0.0], [2.0, 2.0]])
+TOY_SETS = ("Circles", "Moons", "GaussiansGrid", "GaussiansRot")
+
+
+# Samples, densities and kernel density estimates ---------------------------------------------------------------------
+
+
+def plane(xs, ys=None):
+    """All points of a grid over xs (A,) and ys (B,), by default also xs: (A·B, 2), those of one x in a row."""
+    return np.stack(np.meshgrid(xs, xs if ys is None else ys, indexing="ij"), -1).reshape(-1, 2)
+
+
+def mixture(x, sigma, means=MEANS, extra=0):
+    """Density at x, (M, 2), of the equal mixture of N(mean, sigma² I + extra) over means, (K, 2), by SciPy: (M,)."""
+    covariance = sigma**2 * np.eye(2) + extra
+    return np.mean([np.reshape(multivariate_normal(mean, covariance).pdf(x), len(x)) for mean in means], axis=0)
+
+
+def log_kernel_estimate(x, samples, H):
+    """Logarithm of the kernel density estimate by its definition: x (M, d), samples (N, d), H (d, d) → (M,)."""
+    u = np.linalg.solve(H, (samples - x[:, None]).reshape(-1, len(H)).T).T.reshape(len(x), *samples.shape)
+    return logsumexp(norm.logpdf(u).sum(2), axis=1) - math.log(len(samples)) - np.linalg.slogdet(H)[1]
+
+
+def ring(num_gaussians):
+    """Centres of the Gaussians in a ring: (num_gaussians, 2)."""
+    angles = 2 * np.pi * np.arange(num_gaussians) / num_gaussians
+    return 2.5 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def toy_points(dist_type, num_samples, seed, num_gaussians, squared=False, shuffle=True, spread=1):
+    """The handout's points, (num_samples, 2), or those of a mistake: σ² for σ, no shuffling, another spread."""
+    sd = {"Circles": 0.1, "Moons": 0.1, "GaussiansGrid": 0.5, "GaussiansRot": math.sqrt(0.1)}[dist_type] * spread
+    sd = sd**2 if squared else sd
+    if dist_type == "Circles":
+        return make_circles(num_samples, noise=sd, factor=0.8, random_state=seed, shuffle=shuffle)[0]
+    if dist_type == "Moons":
+        return make_moons(num_samples, noise=sd, random_state=seed, shuffle=shuffle)[0]
+    centers = MEANS if dist_type == "GaussiansGrid" else ring(num_gaussians)
+    return make_blobs(num_samples, centers=centers, cluster_std=sd, random_state=seed, shuffle=shuffle)[0]
+
+
+def kernel_estimate(x, samples, H):
+    """The kernel density estimate: x (M, d), samples (N, d), H (d, d) → (M,)."""
+    return np.exp(log_kernel_estimate(x, samples, H))
+
+
+# Flows ---------------------------------------------------------------------------------------------------------------
+
+
+def normal(*shape):
+    """A tensor of this shape of normal numbers, the same at each call, in torch's default precision."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(2))
+
+
+def randomised(module):
+    """All learnable numbers but the masks drawn anew: a fresh layer has s = 0, which hides every mistake in the scale."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if not name.endswith("mask"):
+                parameter.normal_(std=0.3 if "t_func" in name else 0.2, generator=generator)
+            if name.endswith("scale_factor"):
+                parameter.add_(1)
+    return module
+
+
+def jacobian(function, v):
+    """Jacobian of a row-wise function at each row by autograd: (B, d) → (B, d, d), float64."""
+    v = v.clone().requires_grad_()
+    columns = function(v).unbind(1)
+    rows = [torch.autograd.grad(column.sum(), v, retain_graph=True, allow_unused=True)[0] for column in columns]
+    return torch.stack([torch.zeros_like(v) if row is None else row for row in rows], dim=1).double()
+
+
+def log_abs_det(matrices):
+    """log|det| of each matrix: (B, d, d) → (B,)."""
+    return torch.linalg.slogdet(matrices).logabsdet
+
+
+def log_normal(z):
+    """Log density of N(0, I): (B, d) → (B,)."""
+    return -z.square().sum(-1) / 2 - z.shape[-1] / 2 * math.log(2 * math.pi)
