@@ -1,4 +1,4 @@
-"""References that share no code with the notebook, and inputs to try things at: for tests and grader."""
+"""References that share no code with the notebook, and inputs to try things at: for tests, grader and benchmark."""
 
 import math
 
@@ -7,9 +7,11 @@ import torch
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal, norm
 from sklearn.datasets import make_blobs, make_circles, make_moons
+from torch.utils.data import DataLoader, random_split
 
 MEANS = np.array([[0.0, 0.0], [0.0, 2.0], [2.0, 0.0], [2.0, 2.0]])
 TOY_SETS = ("Circles", "Moons", "GaussiansGrid", "GaussiansRot")
+LEARNING_RATE = 1e-3
 
 
 # Samples, densities and kernel density estimates ---------------------------------------------------------------------
@@ -91,3 +93,45 @@ def log_abs_det(matrices):
 def log_normal(z):
     """Log density of N(0, I): (B, d) → (B,)."""
     return -z.square().sum(-1) / 2 - z.shape[-1] / 2 * math.log(2 * math.pi)
+
+
+def log_probability(layers, x, log_prior=log_normal):
+    """Log density of a flow of these layers by their own inverses, from the last to the first: (B, d) → (B,)."""
+    log_prob = 0
+    for layer in reversed(layers):
+        x, inv_log_det_jac = layer.inverse(x)
+        log_prob = log_prob + inv_log_det_jac
+    return log_prob + log_prior(x)
+
+
+# Training ------------------------------------------------------------------------------------------------------------
+
+
+def train_epoch(loss_of, optimizer, batches):
+    """One step on each batch, (B, d), as the assignment and other libraries show it; returns the mean of the losses."""
+    epoch_loss = 0
+    for batch in batches:
+        loss = loss_of(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        epoch_loss += loss
+    return (epoch_loss / len(batches)).item()
+
+
+def plain_loop(model, data, epochs, batch_size=64):
+    """The assignment's `train`, default Adam on a dataset of (d,) items: yields training and validation loss of each epoch."""
+    # Without progress bar and copies of the best model; whoever wants the weights of an epoch takes them when it yields.
+    num_train = int(len(data) * 0.9)
+    parts = random_split(data, [num_train, len(data) - num_train])
+    train_loader, valid_loader = (DataLoader(part, batch_size=batch_size) for part in parts)
+    optimizer, like = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE), next(model.parameters())
+
+    def loss_of(batch):
+        return -model.log_probability(batch.to(like)).mean(0)
+
+    for _ in range(epochs):
+        model.train(True)
+        train_loss = train_epoch(loss_of, optimizer, train_loader)
+        model.train(False)
+        yield train_loss, (sum(map(loss_of, valid_loader)) / len(valid_loader)).item()

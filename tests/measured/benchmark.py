@@ -27,19 +27,19 @@ os.environ.setdefault("MKL_CBWR", "COMPATIBLE")  # as in the notebook, before to
 import torch
 import torch.nn.functional as F
 from notebook import NOTEBOOK, load_definitions
+from reference import LEARNING_RATE, log_probability, plain_loop, train_epoch
 from scipy.spatial.distance import cdist
 from scipy.stats import gaussian_kde
 from sklearn.neighbors import KernelDensity
 from threadpoolctl import threadpool_limits
 from torch import nn
 from torch.distributions import MultivariateNormal
-from torch.utils.data import DataLoader, random_split
 
 nb = SimpleNamespace(**load_definitions(NOTEBOOK))
 torch.set_num_threads(1)  # more are no faster at this size, and lose much time to each other when the machine is busy
 threadpool_limits(1)
 
-NUM_LAYERS, NUM_POINTS, BATCH_SIZE, LEARNING_RATE = 4, 1500, 64, 1e-3
+NUM_LAYERS, NUM_POINTS, BATCH_SIZE = 4, 1500, 64
 LOOP, MANY, SCIPY = "assignment's loop", "`train_together`, 34 flows", "SciPy `gaussian_kde`"
 ON_GRID, AT_POINTS, FFT = "`kernel_density_on_grid`", "`kernel_density_estimate`", "KDEpy `FFTKDE`"
 HERE = Path(__file__).parent
@@ -98,45 +98,7 @@ class AssignmentFlow(nn.Module):
         self.prior = MultivariateNormal(torch.zeros(2), torch.eye(2))
 
     def log_probability(self, x):
-        log_prob = 0
-        for layer in reversed(self.layers):
-            x, inv_log_det_jac = layer.inverse(x)
-            log_prob = log_prob + inv_log_det_jac
-        return log_prob + self.prior.log_prob(x)
-
-
-def assignment_loop(model, data, epochs):
-    """The assignment's `train` without progress bar and copies of the best model; returns the training losses."""
-    num_train = int(len(data) * 0.9)
-    parts = random_split(data, [num_train, len(data) - num_train])
-    train_loader, valid_loader = (DataLoader(part, batch_size=BATCH_SIZE) for part in parts)
-    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
-    train_losses, valid_losses = [], []
-    for _ in range(epochs):
-        epoch_loss = epoch_loss_valid = 0
-        model.train(True)
-        for batch in train_loader:
-            loss = -model.log_probability(batch).mean(0)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            epoch_loss += loss
-        train_losses.append((epoch_loss / len(train_loader)).item())
-        model.train(False)
-        for batch in valid_loader:
-            epoch_loss_valid += -model.log_probability(batch).mean(0)
-        valid_losses.append((epoch_loss_valid / len(valid_loader)).item())
-    return train_losses
-
-
-def library_loop(model, loss_of, batches, epochs):
-    """The step that the libraries' documentation shows."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
-    for _ in range(epochs):
-        for batch in batches:
-            optimizer.zero_grad()
-            loss_of(batch).backward()
-            optimizer.step()
+        return log_probability(self.layers, x, self.prior.log_prob)
 
 
 def normflows_flow():
@@ -183,10 +145,11 @@ def flow_contestants(data, batches, epochs):
     def prepare(name):
         if name == LOOP:
             model = AssignmentFlow()
-            return lambda: assignment_loop(model, data, epochs)
+            return lambda: list(plain_loop(model, data, epochs, BATCH_SIZE))
         if name in LIBRARIES:
             model, loss_of = LIBRARIES[name]()
-            return lambda: library_loop(model, loss_of, batches, epochs)
+            optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
+            return lambda: [train_epoch(loss_of, optimizer, batches) for _ in range(epochs)]
         models = [nb.CouplingFlow(NUM_LAYERS) for _ in range(OURS[name])]
         if name == "`train`, 1 flow":
             return lambda: nb.train(models[0], data, epochs, BATCH_SIZE)
@@ -199,7 +162,7 @@ def table_of_steps(rounds, epochs=50):
     """Table 1; returns the seconds of one step of the assignment's loop."""
     data = nb.ToyDataset("Moons", NUM_POINTS)
     torch.manual_seed(8)
-    expected = assignment_loop(AssignmentFlow(), data, 5)
+    expected, _ = zip(*plain_loop(AssignmentFlow(), data, 5, BATCH_SIZE))
     torch.manual_seed(8)
     losses = nb.train(nb.CouplingFlow(NUM_LAYERS), data, 5, BATCH_SIZE)[1]
     np.testing.assert_allclose(losses, expected, rtol=1e-3, err_msg="not the same training")
