@@ -1,4 +1,4 @@
-"""Read a notebook from outside: its code cells, what it defines, or a run of all of it."""
+"""A notebook from outside: its code cells, what it defines, a run of all of it, or a new one of given cells."""
 
 import ast
 import builtins
@@ -40,6 +40,15 @@ def source(cell):
     if first.startswith("%%"):
         text = rest if first.split()[0] in ("%%time", "%%timeit", "%%capture", "%%prun") else ""  # the others hold no Python
     return TransformerManager().transform_cell(text)
+
+
+def write_notebook(path, sources):
+    """A notebook of these code cells, which has not been run; returns its path."""
+    cells = [{"cell_type": "code", "id": f"cell{i}", "metadata": {}, "execution_count": None, "outputs": [], "source": text}
+             for i, text in enumerate(sources)]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    path.write_text(json.dumps({"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}))
+    return path
 
 
 class OutOfTime(BaseException):

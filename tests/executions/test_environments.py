@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from conclusions import claims
-from notebook import NOTEBOOK, ONE_THREAD, ROOT, code_cells, execute_alone, source
+from notebook import NOTEBOOK, ONE_THREAD, ROOT, code_cells, execute_alone, source, write_notebook
 from rerun import arithmetic, other_numbers, read_results, saved_texts, verdicts
 
 HERE = Path(__file__).parent
@@ -46,15 +46,6 @@ def as_in_colab(base, packages=()):
 def calls(base):
     """What was called in google.colab."""
     return (base / "calls").read_text().splitlines() if (base / "calls").exists() else []
-
-
-def write_notebook(path, *sources):
-    """A notebook of these code cells."""
-    cells = [{"cell_type": "code", "id": f"cell{i}", "metadata": {}, "execution_count": None, "outputs": [], "source": text}
-             for i, text in enumerate(sources)]
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    path.write_text(json.dumps({"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}))
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -138,8 +129,9 @@ def test_it_would_call_colab_if_asked_to(tmp_path):
     folder = tmp_path / "work"
     (folder / "figures").mkdir(parents=True)
     (folder / "figures" / "a.pdf").write_text("a figure")
-    notebook = write_notebook(folder / "export.ipynb", "from pathlib import Path\nFIGURES = Path('figures')",
-                              switches.replace("False", "True"), export.replace("/content/drive", str(tmp_path / "drive")))
+    notebook = write_notebook(folder / "export.ipynb", [
+        "from pathlib import Path\nFIGURES = Path('figures')", switches.replace("False", "True"),
+        export.replace("/content/drive", str(tmp_path / "drive"))])
     execute_alone(folder, notebook=notebook, **as_in_colab(tmp_path))
     archive = folder / "ee048954_hw1_figures.zip"
     assert archive.is_file()
@@ -149,7 +141,7 @@ def test_it_would_call_colab_if_asked_to(tmp_path):
 
 @pytest.mark.parametrize("warning", ["warnings.warn('planted')", "warnings.warn('planted', DeprecationWarning)", "np.log([0.0])"])
 def test_a_warning_in_a_cell_would_stop_the_run(tmp_path, warning):
-    notebook = write_notebook(tmp_path / "warns.ipynb", f"import warnings\nimport numpy as np\n{warning}")
+    notebook = write_notebook(tmp_path / "warns.ipynb", [f"import warnings\nimport numpy as np\n{warning}"])
     with pytest.raises(AssertionError, match="Warning.{0,9}: (planted|divide by zero)"):
         execute_alone(tmp_path, notebook=notebook, **as_in_colab(tmp_path))
 

@@ -1,6 +1,5 @@
 """The grader: it passes right solutions, loads any style, and names each mistake planted in a student's notebook or in ours."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ import pytest
 import torch
 
 import notebook
-from notebook import NOTEBOOK, ROOT, Definitions, code_cells
+from notebook import NOTEBOOK, ROOT, Definitions, code_cells, write_notebook
 from test_solution import CHECKS
 
 STUDENT = (Path(__file__).parent / "student.py").read_text().split("# %%\n")[1:]
@@ -250,13 +249,6 @@ IN_OURS = {
 }
 
 
-def written(path, cells):
-    """A notebook of code cells."""
-    cells = [{"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None, "source": cell} for cell in cells]
-    path.write_text(json.dumps({"nbformat": 4, "nbformat_minor": 4, "metadata": {}, "cells": cells}))
-    return path
-
-
 def replaced(cells, *texts):
     """The cells with pieces of text replaced, each of which has to be there exactly once."""
     for old, new in zip(texts[::2], texts[1::2], strict=True):
@@ -286,13 +278,13 @@ def test_planted_mistake_is_named(tmp_path, monkeypatch, cells, mistake):
     task, words, *texts = mistake
     if "while True" in texts[1]:
         monkeypatch.setattr(notebook, "SECONDS", 1)
-    verdicts = graded(written(tmp_path / "wrong.ipynb", replaced(cells, *texts)), task)
+    verdicts = graded(write_notebook(tmp_path / "wrong.ipynb", replaced(cells, *texts)), task)
     assert any(words in message for message in failures(verdicts).values()), failures(verdicts)
 
 
 def assert_right(cells, tmp_path):
     """The cells pass every check that applies, and leave no file beside the notebook."""
-    verdicts = graded(written(tmp_path / "right.ipynb", cells))
+    verdicts = graded(write_notebook(tmp_path / "right.ipynb", cells))
     assert not failures(verdicts)
     assert [path.name for path in tmp_path.iterdir()] == ["right.ipynb"]
     return verdicts
@@ -399,16 +391,15 @@ def test_style_does_not_matter(tmp_path, monkeypatch, cells):
     ],
 )
 def test_what_fails_to_load_fails_alone(tmp_path, old, new, words):
-    path = written(tmp_path / "part.ipynb", [*replaced(STUDENT, old, new), "import seaborn as sns"])
+    path = write_notebook(tmp_path / "part.ipynb", [*replaced(STUDENT, old, new), "import seaborn as sns"])
     failed = failures(graded(path, DATASETS))
     assert failed and all("ToyDataset" in title for title in failed) and any(words in message for message in failed.values())
     assert not failures(graded(path, LAYER)) and not failures(graded(path, FLOW))
 
 
 def test_command_line_gives_a_grade_sheet(tmp_path):
-    path = written(
-        tmp_path / "other.ipynb", replaced(STUDENT, "self.prior.log_prob(z) + total", "self.prior.log_prob(x) + total")
-    )
+    wrong = replaced(STUDENT, "self.prior.log_prob(z) + total", "self.prior.log_prob(x) + total")
+    path = write_notebook(tmp_path / "other.ipynb", wrong)
     command = [sys.executable, "-m", "pytest", str(ROOT / "tests"), "--notebook", str(path)]
     lines = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stdout.splitlines()
     assert "Part I, Task 2 (kernel density estimate): not graded" in lines
