@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from notebook import NOTEBOOK, ROOT, code_cells, source
+from rerun import read_results
 
 FIGURES = ROOT / "figures"
 
@@ -86,17 +87,13 @@ def test_pdfs_carry_no_date():
         assert b"CreationDate" not in path.read_bytes(), path.name
 
 
-def results():
-    return json.loads((FIGURES / "results.json").read_text())
-
-
 def printed():
     lines = (FIGURES / "results.tex").read_text().splitlines()
     return dict(re.fullmatch(r"\\expandafter\\def\\csname result:(.+?)\\endcsname\{(.*)\}", line).groups() for line in lines[1:])
 
 
 def test_tex_and_json_hold_the_same_numbers():
-    values, texts = results(), printed()
+    values, texts = read_results(ROOT), printed()
     assert texts.keys() == values.keys()
     for key, shown in texts.items():
         digits = len(shown.partition("e")[0].partition(".")[2])
@@ -136,7 +133,7 @@ def test_every_number_in_tables_and_verdicts_is_a_recorded_one():
 
 
 def test_conclusions_have_intervals_over_pairs():
-    values = results()
+    values = read_results(ROOT)
     for task in ("task10", "task11", "task11_steps", "task11_epochs", "task12"):
         for measure in ("kl_nats", "total_variation"):
             low, median, high = (values[f"part2.{task}.difference.{measure}.{name}"] for name in ("low", "median", "high"))
