@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 
 import matplotlib
 import pytest
@@ -36,21 +37,26 @@ CONDITIONS = {
 
 
 def measure():
-    """Train eighteen flows of three shapes for a while, and record measures of them and of kernel density estimates."""
+    """Train flows of four shapes by two recipes for a while, and record measures of them and of kernel density estimates."""
     nb = load_definitions()
     torch.set_num_threads(int(os.environ.get("THREADS", 1)))
     os.cpu_count = lambda: int(os.environ.get("WORKERS", 2))
-    arms = {"K2": nb["Arm"]("GaussiansRot", 2, epochs=40), "K4": nb["Arm"]("GaussiansRot", epochs=40),
+    arms = {"K2": nb["Arm"]("GaussiansRot", 40, 2), "K4": nb["Arm"]("GaussiansRot", 40),
             "Moons": nb["Arm"]("Moons", epochs=60, num_samples=3000)}
-    runs = nb["train_arms"](arms, 5)
+    modes = {"modes": nb["Arm"]("Circles", epochs=20, prior=partial(nb["MixturePrior"], nb["NUM_MODES"]))}
+    runs = {**nb["train_arms"](arms, range(5)), **nb["train_arms"](modes, range(3), nb["DECAY"])}
     digest = hashlib.sha256()
     for each in runs.values():
         for run in each:
             for parameter in run.model.parameters():
                 digest.update(parameter.detach().numpy().tobytes())
-    nb["evaluate_arms"]("part", arms, runs)
+    nb.update(ARMS={**arms, **modes}, runs=runs)
+    nb["evaluate_arms"]("part", runs)
+    for key, (values, _) in nb["RUNS"].items():
+        for i, value in enumerate(values):
+            nb["record"](f"{key}.{i}", value)
     for dist_type in nb["TOY_SETS"]:
-        for key, value in nb["evaluate_kde"](dist_type, nb["sample_2d_datasets"](dist_type, 1500)).items():
+        for key, value in nb["evaluate_kernel"](dist_type, nb["sample_2d_datasets"](dist_type, 1500)).items():
             nb["record"](f"kde.{dist_type}.{key}", value)
     for d in (nb["mixture"]("mixture_half", "", 0.5, (-2.5, 4.5)), nb["mixture"]("mixture_one", "", 1.0, (-4.5, 6.5))):
         for name, value in zip(("bias", "variance"), nb["simulated_mise"](d, 0.1, nb["np"].random.default_rng(2))):

@@ -164,17 +164,6 @@ def test_grid_orientation(nb):
     nb.plt.close(fig)
 
 
-def test_leave_one_out_bandwidth_maximizes_the_likelihood(nb):
-    samples = np.random.default_rng(0).normal(size=(120, 2))
-
-    def score(h):
-        left_out = [kernel_estimate(samples[i:i + 1], np.delete(samples, i, 0), h * np.eye(2))[0] for i in range(120)]
-        return np.log(left_out).mean()
-
-    h = nb.leave_one_out_bandwidth(samples)
-    assert score(h) > max(score(0.8 * h), score(1.25 * h))
-
-
 @pytest.mark.parametrize("h", [0.1, 0.5])
 def test_values_do_not_change_where_exponents_underflow(nb, h):
     """Most pairs are so far apart that their kernel is below the smallest float: the others count in full."""

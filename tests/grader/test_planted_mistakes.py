@@ -157,8 +157,8 @@ IN_OURS = {
     "masks never alternate": (
         FLOW,
         "the masks never alternate",
-        "torch.arange(num_layers) % 2",
-        "torch.zeros(num_layers, dtype=torch.long)",
+        "torch.arange(num_layers)[:, None] % 2",
+        "torch.zeros(num_layers, 1)",
     ),
     "layers inverted in the wrong order": (FLOW, "inverted in the wrong order", "in reversed(self.layers):", "in self.layers:"),
     "prior at x": (

@@ -8,13 +8,9 @@ def claims(values):
     """The claims in the prose of notebook and report, as {claim: whether the numbers bear it out}."""
     return {f"{task}: {claim}": bool(holds) for task, part in (
         ("Part I, Task 3", bandwidth(values)), ("Part I, Task 4", ranking(values)), ("Task 9", four_flows(values)),
-        ("Task 10", depth(values)), ("Task 11", samples(values)), ("Task 12", modes(values)), ("One scale", one_scale(values)),
+        ("Task 10", depth(values)), ("Task 11", samples(values)), ("Task 12", modes(values)),
+        ("Beyond, the kernel", ladder(values)), ("Beyond, dimensions", dimensions(values)),
     ) for claim, holds in part.items()}
-
-
-def excludes(values, key, number):
-    """Whether the interval of a key does not hold a number."""
-    return not values[f"{key}.low"] <= number <= values[f"{key}.high"]
 
 
 def apart(values, *keys):
@@ -68,92 +64,132 @@ def ranking(values):
 
 
 def four_flows(values):
-    def mean(dist_type, measure):
-        return values[f"part2.task09.{dist_type}.{measure}.mean"]
+    def at(dist_type, rest):
+        return values[f"part2.task09.{dist_type}.{rest}"]
 
-    error = {d: mean(d, "total_variation") for d in DATASETS}
-    five, grid = "part2.task09.GaussiansRot", "part2.task09.GaussiansGrid"
+    error = {d: at(d, "total_variation.median") for d in DATASETS}
     return {
         "the grid has the lowest total variation, then the circles":
             sorted(error, key=error.get)[:2] == ["GaussiansGrid", "Circles"],
         "the five Gaussians have the highest, apart from all others":
-            all(apart(values, f"part2.task09.{d}.total_variation", f"{five}.total_variation") for d in DATASETS[:3]),
-        "they put several times the right mass outside": values[f"{five}.stray_mass.low"] > 3 * 0.01,
-        "the grid nearly the right one": 0.005 < mean("GaussiansGrid", "stray_mass") < 0.02,
-        "the five are stretched more than ten times as much as the grid":
-            values[f"{five}.stretch.median"] > 10 * values[f"{grid}.stretch.median"],
-        "all four overfit": all(values[f"part2.task09.{d}.overfitting_nats.min"] > 0 for d in DATASETS),
-        "the loss curves of the five suggest it": values[f"{five}.own.lowest_valid_loss_epoch"] < 400,
-        "in the worst replica of the grid the KL is far above its median":
-            values[f"{grid}.kl_nats.max"] > 10 * values[f"{grid}.kl_nats.median"],
+            all(at(d, "total_variation.max") < at("GaussiansRot", "total_variation.min") for d in DATASETS[:3]),
+        "they put several times the right mass outside": at("GaussiansRot", "stray_mass.min") > 3 * 0.01,
+        "the grid nearly the right one": 0.005 < at("GaussiansGrid", "stray_mass.median") < 0.02,
+        "all four overfit": all(at(d, "overfitting_nats.min") > 0 for d in DATASETS),
+        "few points make the largest KL":
+            values["part2.task09.largest_kl.standard_error_nats"] > values["part2.task09.largest_kl.nats"] / 3,
     }
 
 
-def lower(values, task, measure):
-    """In how many pairs a measure is lower in the second arm."""
-    return values[f"part2.{task}.difference.{measure}.replicas_lower"]
+def lower(values, change, *measures):
+    """In how many runs each of these measures is lower in the second arm."""
+    return [values[f"part2.{change}.{measure}.lower"] for measure in measures]
+
+
+def median(values, change, measure):
+    return values[f"part2.{change}.{measure}.median"]
 
 
 def depth(values):
+    closer, width, gained = (median(values, f"task10.{change}", "total_variation") for change in ("layers", "width", "more"))
     return {
-        "four layers are better by total variation and by KL":
-            values["part2.task10.difference.total_variation.high"] < 0 and values["part2.task10.kl_ratio.high"] < 1,
-        "in all pairs":
-            all(lower(values, "task10", m) == 16 for m in ("kl_nats", "total_variation", "training_gap_nats", "stray_mass")),
-        "two layers fit the training data worse":
-            apart(values, "part2.task10.K4.training_gap_nats", "part2.task10.K2.training_gap_nats"),
-        "the overfitting rises in most pairs": lower(values, "task10", "overfitting_nats") <= 4,
-        "by less than is gained":
-            0 < values["part2.task10.difference.overfitting_nats.median"] < -values["part2.task10.difference.kl_nats.median"],
+        "four layers are better than two in every run, by total variation and by KL":
+            lower(values, "task10.layers", "total_variation", "kl_nats") == [8, 8],
+        "two layers fit the training data badly":
+            values["part2.task10.K2.training_gap_nats.min"] > values["part2.task10.K4.training_gap_nats.max"],
+        "two wide layers gain less than half as much": closer / 2 < width < 0,
+        "four narrow ones are closer than they in every run": lower(values, "task10.depth", "total_variation") == [8],
+        "eight layers gain again in every run":
+            gained < 0 and lower(values, "task10.more", "total_variation", "kl_nats") == [8, 8],
+        "the overfitting rises in most runs": lower(values, "task10.layers", "overfitting_nats")[0] <= 2,
+        "by less than the training data gain":
+            0 < median(values, "task10.layers", "overfitting_nats") < -median(values, "task10.layers", "training_gap_nats"),
     }
 
 
 def samples(values):
-    def change(task, rest):
-        return values[f"part2.{task}.difference.{rest}"]
+    def own(arm, measure):
+        return values[f"part2.task11.{arm}.own.{measure}"]
 
-    spread = values["part2.task11.largest_difference_kl_nats"] - values["part2.task11.smallest_difference_kl_nats"]
     return {
-        "sixteen pairs do not decide by KL or by total variation":
-            excludes(values, "part2.task11.kl_ratio", 1) is False
-            and excludes(values, "part2.task11.difference.total_variation", 0) is False,
-        "they lean towards more samples": values["part2.task11.kl_ratio.median"] < 1 and lower(values, "task11", "kl_nats") > 8,
-        "overfitting is lower in most pairs": lower(values, "task11", "overfitting_nats") >= 12,
-        "and visibly": change("task11", "overfitting_nats.high") < 0,
-        "in nearly all where both take as many steps": lower(values, "task11_steps", "overfitting_nats") >= 14,
-        "there the fit to the training points is looser": change("task11_steps", "training_gap_nats.low") > 0,
-        "and the fit to the truth no worse": values["part2.task11_steps.kl_ratio.high"] < 1
-            and change("task11_steps", "total_variation.median") < 0.02,
-        "longer training tightens the fit to the training points in nearly all pairs":
-            lower(values, "task11_epochs", "training_gap_nats") >= 7,
-        "and raises the overfitting in nearly all pairs": lower(values, "task11_epochs", "overfitting_nats") <= 1,
-        "run 0 gains much in both": values["part2.task11.run_0_difference_kl_nats"] < -0.2
-            and values["part2.task11.N3000.own.total_variation"] < values["part2.task11.N1500.own.total_variation"] - 0.05,
-        "one pair of runs proves little": spread > 2 * abs(change("task11", "kl_nats.median")),
-        "training blew up in one replica": values["part2.task11.N3000.training_gap_nats.max"] > 5,
+        "all runs but one are closer with more samples, by both measures":
+            lower(values, "task11.both", "total_variation", "kl_nats") == [7, 7],
+        "run 0 gains in both": own("N3000", "kl_nats") < own("N1500", "kl_nats") - 0.1
+            and own("N3000", "total_variation") < own("N1500", "total_variation") - 0.02,
+        "at as many steps more samples lower the overfitting in most runs":
+            all(lower(values, f"task11.{change}", "overfitting_nats")[0] >= 6 for change in ("samples", "samples_long")),
+        "more steps raise the overfitting with 1500 samples in every run":
+            lower(values, "task11.steps", "overfitting_nats") == [0],
+        "and the stray mass falls in every run, with 1500 samples and with 3000":
+            all(lower(values, f"task11.{change}", "stray_mass") == [8] for change in ("steps", "steps_3000")),
+        "in most runs the training gap rises with the samples":
+            all(lower(values, f"task11.{change}", "training_gap_nats")[0] <= 3 for change in ("samples", "samples_long")),
+        "and falls with the steps":
+            all(lower(values, f"task11.{change}", "training_gap_nats")[0] >= 6 for change in ("steps", "steps_3000")),
     }
 
 
 def modes(values):
-    gap, kl = (values[f"part2.task12.difference.{m}.median"] for m in ("training_gap_nats", "kl_nats"))
-    error = [values[f"part2.{key}.total_variation.median"] for key in ("task12.gaussians3", "task10.K4", "task12.gaussians7")]
     return {
-        "three Gaussians are fitted better by KL": values["part2.task12.kl_ratio.low"] > 1,
-        "every pair rises in total variation and in the gap on the training data":
-            all(lower(values, "task12", m) == 0 for m in ("total_variation", "training_gap_nats")),
-        "five lie in between": error == sorted(error),
-        "the gap grows by as much as the KL": 0.75 < gap / kl < 1.5,
-        "the overfitting does not change visibly": not excludes(values, "part2.task12.difference.overfitting_nats", 0),
+        "three Gaussians are fitted better by total variation in every run":
+            lower(values, "task12.modes", "total_variation") == [0],
+        "by KL in all but one": lower(values, "task12.modes", "kl_nats") == [1],
+        "the gap on the training data grows in every run": lower(values, "task12.modes", "training_gap_nats") == [0],
+        "the step from three to five is larger than that from five to seven":
+            median(values, "task12.five", "total_variation") > 1.3 * median(values, "task12.seven", "total_variation") > 0,
+        "with more samples for each mode seven overfit less in all runs but one":
+            lower(values, "task12.samples", "overfitting_nats") == [7],
+        "but come no closer to the truth": 2 < lower(values, "task12.samples", "total_variation")[0] < 6,
     }
 
 
-def one_scale(values):
+def ladder(values):
+    def at(rung, dist_type, rest):
+        return values[f"beyond.{rung}.{dist_type}.{rest}"]
+
+    def gain(before, after):
+        """By how much total variation falls from one rung to another, on each dataset."""
+        return {d: at(before, d, "total_variation.mean") - at(after, d, "total_variation.mean") for d in DATASETS}
+
+    short, shuffled, decay, modes, deep, top = (
+        gain(*pair) for pair in (("rung0", "rung1"), ("rung1", "rung2"), ("rung2", "rung3"), ("rung3", "rung4"),
+                                 ("rung4", "rung5"), ("rung4", "top")))
+    torn, pulled = ("Moons", "GaussiansRot"), ("GaussiansGrid", "GaussiansRot")
     return {
-        "the kernel estimate has the lower total variation on each dataset":
-            all(values[f"part2.one_scale.{d}.flow_minus_kde.total_variation.low"] > 0 for d in DATASETS),
-        "and the two do not overlap anywhere":
-            all(values[f"part2.one_scale.{d}.kde.{m}.max"] < values[f"part2.task09.{d}.{m}.min"]
-                for d in DATASETS for m in ("kl_nats", "total_variation")),
-        "on all pairs": all(values[f"part2.one_scale.kde_lower_{m}"] == values["part2.one_scale.num_fits"]
-                            for m in ("total_variation", "kl")),
+        "the assignment's flow loses on every dataset":
+            all(at("rung0", d, "minus_kernel.total_variation.low") > 0 for d in DATASETS),
+        "in all runs": values["beyond.kernel_closer"] == 4 * values["setup.num_runs"],
+        "at the top the flow is closer than the kernel on all four":
+            all(at("top", d, "minus_kernel.total_variation.high") < 0 for d in DATASETS),
+        "60 epochs lose most where modes have to be torn apart":
+            min(-short[d] for d in torn) > max(-short[d] for d in DATASETS if d not in torn) > 0,
+        "there the stray mass more than doubles":
+            all(2 < at("rung1", d, "stray_mass.median") / at("rung0", d, "stray_mass.median") < 3 for d in torn),
+        "shuffled batches gain nothing by themselves": max(shuffled.values()) < 0.005,
+        "a decaying learning rate gains on the blobs": min(decay[d] for d in pulled) > 0.02,
+        "and not on the ring and the moons": max(decay[d] for d in ("Circles", "Moons")) < 0.02,
+        "the prior with modes pays most on every dataset":
+            all(modes[d] > max(short[d], shuffled[d], decay[d], deep[d], top[d]) for d in DATASETS),
+        "and takes the stray mass down to the kernel's":
+            all(at("rung4", d, "stray_mass.median") < at("kernel", d, "stray_mass.median") + 0.005 for d in DATASETS),
+        "one such flow is about level with the kernel":
+            all(abs(at("rung4", d, "minus_kernel.total_variation.mean")) < 0.02 for d in DATASETS),
+        "eight layers gain nothing any more": max(deep.values()) < 0.005,
+        "the average gains on every dataset": min(top.values()) > 0.005,
+    }
+
+
+def dimensions(values):
+    flow_lower = [values[f"beyond.dimension{d}.flow_lower"] for d in (2, 4, 8, 16)]
+    apart = [(f"beyond.dimension{d}.{low}", f"beyond.dimension{d}.{high}") for d, low, high in (
+        (2, "kernel", "flow"), (4, "kernel", "flow"), (8, "flow", "kernel"), (16, "flow", "kernel"))]
+    h = [values[f"beyond.dimension{d}.h.mean"] for d in (2, 4, 8, 16)]
+    return {
+        "the kernel has the lower KL in every run at 2 and 4 dimensions, the flow at 8 and 16": flow_lower == [0, 0, 8, 8],
+        "so it is by the median of the log ratio":
+            all(values[f"{low}.median_nats.median"] < values[f"{high}.median_nats.median"] for low, high in apart),
+        "the kernel widens with the dimension": h == sorted(h),
+        "until it is several times as wide as the moons are thick": h[-1] > 0.3,
+        "leave-one-out likelihood finds nearly the h of the exact MISE":
+            abs(values["beyond.grid.h.mean"] / values["beyond.grid.best_h_mise"] - 1) < 0.1,
     }
