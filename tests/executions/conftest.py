@@ -138,10 +138,9 @@ def executed(request, can_browse, tmp_path_factory):
     """The path of the executed notebook, figures/ beside it: saved from the browser where there is one, else by nbconvert."""
     if not can_browse:
         return execute_alone(tmp_path_factory.mktemp("alone"))
-    page, path = request.getfixturevalue("page"), request.getfixturevalue("folder") / NOTEBOOK.name
-    page.keyboard.press("Control+s")
-    for _ in range(120):
-        if code_cells(path)[-1]["execution_count"]:
-            return path
-        time.sleep(0.25)
-    raise AssertionError("JupyterLab did not save the notebook")
+    page, folder = request.getfixturevalue("page"), request.getfixturevalue("folder")
+    # JupyterLab writes in place, and by itself now and then. A checkpoint it makes only when asked, after it has saved: then is
+    # the time for the copy that the tests read.
+    with page.expect_response(lambda answer: answer.request.method == "POST" and "/checkpoints" in answer.url):
+        page.keyboard.press("Control+s")
+    return shutil.copytree(folder, tmp_path_factory.mktemp("saved") / "lab") / NOTEBOOK.name
