@@ -3,6 +3,7 @@
 The last screenshot is kept as .build/browser.png.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -113,10 +114,15 @@ def page(address, tmp_path_factory):
         page.goto(address)
         page.locator(".jp-Notebook .jp-CodeCell").nth(len(code_cells()) - 1).wait_for(state="attached", timeout=120_000)
         page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(timeout=120_000)  # the kernel is up
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
         indicator = ".jp-Notebook-ExecutionIndicator[data-status={}]"
-        page.locator(indicator.format("busy")).wait_for(timeout=120_000)
+        for patience in (20, 20, 120):  # seconds: a menu that has only just come does not always act
+            page.get_by_role("menuitem", name="Run", exact=True).click()
+            page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+            with contextlib.suppress(sync_api.TimeoutError):
+                page.locator(indicator.format("busy")).wait_for(timeout=1000 * patience)
+                break
+        else:
+            raise AssertionError("Run All Cells starts nothing")
         try:
             page.locator(indicator.format("idle")).wait_for(timeout=MINUTES * 60_000)
         finally:
