@@ -1,10 +1,10 @@
-"""Compare an execution of the notebook with the committed one: digits, saved text, pictures, verdicts and claims."""
+"""Compare an execution of the notebook with the committed one: digits and saved text."""
 
 import json
 import math
 import re
 
-from notebook import NOTEBOOK, ROOT, code_cells
+from notebook import ROOT, code_cells
 
 RELATIVE = 1e-6  # by which recorded numbers may differ; they are kept to eight digits
 
@@ -37,9 +37,3 @@ def arithmetic(path):
     """Why digits cannot be compared, in the words of the executed notebook; None where they can."""
     said = [re.search(r"another arithmetic .*?\(digest .*?\)", text) for texts in saved_texts(path) for text in texts]
     return next((match[0].replace("**", "") for match in said if match), None)
-
-
-def verdicts(path=NOTEBOOK):
-    """All that an executed notebook says in bold, but for what it says of its arithmetic: which arm fits better, and the like."""
-    texts = [text for texts in saved_texts(path) for text in texts if "another arithmetic" not in text]
-    return [said for text in texts for said in re.findall(r"\*\*(.+?)\*\*", text)]

@@ -21,7 +21,7 @@ import pytest
 
 from conclusions import claims
 from notebook import NOTEBOOK, ONE_THREAD, ROOT, code_cells, execute_alone, source, write_notebook
-from rerun import arithmetic, other_numbers, read_results, saved_texts, verdicts
+from rerun import arithmetic, other_numbers, read_results, saved_texts
 
 HERE = Path(__file__).parent
 COLAB, STUB = HERE / "environments" / "colab.txt", HERE / "colab_stub"
@@ -111,27 +111,25 @@ def test_writes_figures_over_old_ones_and_leaves_other_files_alone(in_colab):
 
 
 def test_draws_the_same_conclusions(in_colab):
-    assert verdicts(in_colab) == verdicts()
     assert [claim for claim, holds in claims(read_results(in_colab.parent)).items() if not holds] == []
 
 
 def test_gives_the_same_numbers_and_text(in_colab):
     if arithmetic(in_colab):
-        pytest.skip(f"only verdicts and claims are compared, not digits: {arithmetic(in_colab)}")
+        pytest.skip(f"only claims are compared, not digits: {arithmetic(in_colab)}")
     assert other_numbers(in_colab.parent) == {}
     assert saved_texts(in_colab) == saved_texts(NOTEBOOK)
 
 
 def test_it_would_call_colab_if_asked_to(tmp_path):
-    """The last cell with both switches on, in the same shell: the run above did believe that it was in Colab."""
-    cells = [source(cell) for cell in code_cells()]
-    switches, export = [text for text in cells if "COPY_FIGURES_TO_DRIVE" in text]
+    """The last cell with both its switches on, in the same shell: the run above did believe that it was in Colab."""
+    export, = [text for text in map(source, code_cells()) if "COPY_FIGURES_TO_DRIVE" in text]
     folder = tmp_path / "work"
     (folder / "figures").mkdir(parents=True)
     (folder / "figures" / "a.pdf").write_text("a figure")
     notebook = write_notebook(folder / "export.ipynb", [
-        "from pathlib import Path\nFIGURES = Path('figures')", switches.replace("False", "True"),
-        export.replace("/content/drive", str(tmp_path / "drive"))])
+        "import shutil\nfrom pathlib import Path\nfrom IPython import get_ipython\nFIGURES = Path('figures')",
+        export.replace("False", "True").replace("/content/drive", str(tmp_path / "drive"))])
     execute_alone(folder, notebook=notebook, **as_in_colab(tmp_path))
     archive = folder / "ee048954_hw1_figures.zip"
     assert archive.is_file()

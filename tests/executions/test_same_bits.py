@@ -50,11 +50,10 @@ def measure():
         for run in each:
             for parameter in run.model.parameters():
                 digest.update(parameter.detach().numpy().tobytes())
-    nb.update(ARMS={**arms, **modes}, runs=runs)
-    nb["evaluate_arms"]("part", runs)
-    for key, (values, _) in nb["RUNS"].items():
-        for i, value in enumerate(values):
-            nb["record"](f"{key}.{i}", value)
+    for name, arm in {**arms, **modes}.items():
+        for i, run in enumerate(runs[name]):
+            for key, value in nb["evaluate"](arm, run).items():
+                nb["record"](f"{name}.{i}.{key}", value)
     for dist_type in nb["TOY_SETS"]:
         for key, value in nb["evaluate_kernel"](dist_type, nb["sample_2d_datasets"](dist_type, 1500)).items():
             nb["record"](f"kde.{dist_type}.{key}", value)

@@ -177,7 +177,7 @@ def test_an_error_or_an_interrupt_ends_all_stacks(nb, monkeypatch):
     def interrupt():
         raise KeyboardInterrupt
 
-    bar.catch_up = interrupt
+    bar.show = interrupt
     with pytest.raises(KeyboardInterrupt):
         nb.side_by_side([endless, endless], bar)
     assert ended == [True, True]

@@ -1,0 +1,25 @@
+"""What is quoted of a measurement is what is recorded of it."""
+
+import numpy as np
+import pytest
+from scipy.stats import ttest_1samp
+
+
+def test_mean_of_repetitions_has_students_interval(nb):
+    values = np.array([0.3, -0.1, 0.2, 0.7, 0.4])
+    text = nb.record_mean("test.mean", values, "+z.2f")
+    low, high = ttest_1samp(values, 0).confidence_interval()
+    recorded = [nb.RESULTS[f"test.mean.{name}"] for name in ("mean", "low", "high")]
+    np.testing.assert_allclose(recorded, [values.mean(), low, high], rtol=1e-7)
+    assert text == f"{values.mean():+.2f} ({low:+.2f} to {high:+.2f})"
+
+
+def test_median_of_repetitions_has_their_range(nb):
+    assert nb.record_median("test.median", [3, 1, 2, 10], ".1f") == "2.5 (1.0 to 10.0)"
+
+
+@pytest.mark.parametrize("value, form, text", [
+    (-0.0001, "z.3f", "0.000"), (-0.0001, "+z.3f", "+0.000"), (112.3, "#.2g", "1.1e2"), (23.4, "#.2g", "23"),
+    (0.00085, ".1e", "8.5e-04"), (41, ".0f", "41")])
+def test_numbers_are_quoted_without_a_sign_of_zero_or_idle_characters(nb, value, form, text):
+    assert nb.record("test.number", value, form) == text
