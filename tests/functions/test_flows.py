@@ -142,6 +142,13 @@ def test_every_parameter_receives_a_gradient(nb):
         assert layer.scale_factor.grad[moved].any() and layer.mask.grad is None
 
 
+def test_a_weight_that_is_nan_shows(nb):
+    flow = randomised(nb.CouplingFlow(2))
+    with torch.no_grad():
+        flow.layers[0].t_func[0].weight[0, 0] = math.nan
+    assert flow.log_probability(normal(3, 2)).isnan().any()
+
+
 def test_far_out_there_is_no_nan(nb):
     flow = randomised(nb.CouplingFlow(4))
     x = torch.tensor([[1e6, -1e6], [1e6, 0], [-1e30, 1e30], [0, 0]])

@@ -251,6 +251,17 @@ def test_divergence_later_names_its_epoch(nb, method):
     same_weights(model, before, rtol=0, atol=0)
 
 
+@BOTH
+def test_a_gradient_that_overflows_is_divergence(nb, method):
+    torch.manual_seed(0)
+    model, data = nb.CouplingFlow(2), Points(np.random.default_rng(0).normal(size=(100, 2)) * 1e18)
+    before = [p.detach().clone() for p in model.parameters()]
+    assert model.log_probability(data[0][None].float()).isfinite().all()
+    with pytest.raises(nb.TrainingDiverged):
+        trained_by(nb, method, model, data, 5)
+    same_weights(model, before, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("name, change", [
     ("models", {"models": []}),
     ("models", {"models": [torch.nn.Linear(2, 2)]}),
