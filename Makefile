@@ -69,7 +69,7 @@ submission:
 	cp $(NOTEBOOK) submission/$(SUBMITTED).ipynb
 
 test: $(VENV)/.installed-tests
-	$(BIN)/python -m pytest tests --notebook "$(NOTEBOOK)"
+	$(BIN)/python -P -m pytest tests --notebook="$(NOTEBOOK)"
 
 test-quick: $(VENV)/.installed-tests
 	$(BIN)/python -m pytest tests -m "not slow"

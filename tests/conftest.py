@@ -5,26 +5,40 @@ import matplotlib
 import pytest
 import torch
 
-from grading import grade_sheet
-from notebook import NOTEBOOK, load_definitions
+from grading import CHECKS, VERDICTS, grade_sheet, table
+from notebook import NOTEBOOK, ROOT, load_definitions
+from solution import printable
 
 matplotlib.use("Agg")
+TABLE = ROOT / ".build" / "grades.csv"
 torch.set_num_threads(1)  # the matrices are tiny, and the results do not depend on the machine's load
 
 
 def pytest_addoption(parser):
-    parser.addoption("--notebook", type=Path, default=NOTEBOOK, help="a notebook to grade instead of checking this project")
+    parser.addoption("--notebook", type=Path, default=NOTEBOOK, help="a notebook to grade, or a folder of them")
 
 
 def pytest_configure(config):
-    if not config.option.notebook.is_file():
-        raise pytest.UsageError(f"--notebook: there is no file {config.option.notebook}")
+    if not notebooks(config):
+        raise pytest.UsageError(f"--notebook: there is no notebook {config.option.notebook}")
     if grades_another(config):  # the sheet says it all
         config.option.tbstyle, config.option.reportchars = "no", ""
 
 
+def notebooks(config):
+    """The notebooks to grade."""
+    given = config.option.notebook
+    return sorted(path for path in (given.glob("*.ipynb") if given.is_dir() else [given]) if path.is_file())
+
+
 def grades_another(config):
     return config.option.notebook.resolve() != NOTEBOOK
+
+
+def pytest_generate_tests(metafunc):
+    if "solution" in metafunc.fixturenames:
+        paths = notebooks(metafunc.config)
+        metafunc.parametrize("solution", paths, indirect=True, scope="module", ids=[path.stem for path in paths])
 
 
 def pytest_ignore_collect(collection_path, config):
@@ -33,13 +47,32 @@ def pytest_ignore_collect(collection_path, config):
         return True
 
 
+def verdicts_of(config):
+    """{notebook: its pairs of a check and its verdict}."""
+    sheets = {path: [] for path in notebooks(config)}
+    for path, *verdict in config.stash.get(VERDICTS, ()):
+        sheets[path].append(verdict)
+    return sheets
+
+
+def pytest_sessionfinish(session, exitstatus):
+    """A sheet that is not complete is no success."""
+    sheets = verdicts_of(session.config)
+    if grades_another(session.config) and exitstatus == 0 and any(len(sheet) < len(CHECKS) for sheet in sheets.values()):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 def pytest_terminal_summary(terminalreporter, config):
-    reports = [report for outcome in ("passed", "failed", "skipped") for report in terminalreporter.getreports(outcome)]
-    verdicts = [value for report in reports for name, value in getattr(report, "user_properties", ()) if name == "verdict"]
-    if verdicts:
-        terminalreporter.section(f"grade sheet of {config.option.notebook.name}")
+    sheets = {path: verdicts for path, verdicts in verdicts_of(config).items() if verdicts}
+    for path, verdicts in sheets.items():
+        terminalreporter.section(f"grade sheet of {printable(path.name)}")
         for line in grade_sheet(verdicts):
             terminalreporter.line(line)
+    if config.option.notebook.is_dir():
+        terminalreporter.section(f"points, also in {TABLE.relative_to(ROOT)}")
+        TABLE.parent.mkdir(exist_ok=True)
+        TABLE.write_text(table({path.name: verdicts for path, verdicts in sheets.items()}))
+        terminalreporter.write(TABLE.read_text())
 
 
 @pytest.fixture(scope="session")

@@ -1,36 +1,55 @@
 """A notebook from outside: its code cells, what it defines, a run of all of it, or a new one of given cells."""
 
+import __future__
+
 import ast
 import builtins
-import contextlib
 import json
 import linecache
 import os
 import re
 import shutil
-import signal
 import subprocess
 import symtable
 import sys
-import tempfile
 import types
 from pathlib import Path
 
+import nbformat
 from IPython.core.inputtransformer2 import TransformerManager
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "ee048954_hw1.ipynb"
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # as fast with these small matrices, and much faster where other programs are at work
 MODULE = "notebook_definitions"  # the name under which the definitions know themselves
-SECONDS = 120  # after which a definition or a check counts as hanging
 
 ASSIGNMENTS = (ast.Assign, ast.AnnAssign, ast.AugAssign)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+DEFINITIONS = (ast.ClassDef, *FUNCTIONS)
+LOOPS = (ast.For, ast.While)
+CONTAINERS = (ast.If, ast.Try, ast.With)
+CHANGES = ("append", "extend", "insert", "add", "update", "setdefault")  # methods by which a constant gets its value
+
+
+class NoNotebook(ValueError):
+    """A file is no notebook."""
 
 
 def code_cells(path=NOTEBOOK):
-    """The code cells of a notebook, in order."""
-    return [cell for cell in json.loads(Path(path).read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+    """The code cells of a notebook, in order; one of format 3 is converted."""
+    text = Path(path).read_text(encoding="utf-8-sig", errors="replace")
+    if not text.strip():
+        raise NoNotebook("it is empty")
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise NoNotebook(f"it is cut off or no JSON ({error})") from None
+    try:
+        if "worksheets" in content:
+            content = nbformat.convert(nbformat.from_dict(content), 4)
+        return [cell for cell in content["cells"] if cell["cell_type"] == "code"]
+    except (TypeError, KeyError, AttributeError) as error:
+        raise NoNotebook(f"it is JSON without the cells of a notebook ({type(error).__name__}: {error})") from None
 
 
 def source(cell):
@@ -51,53 +70,27 @@ def write_notebook(path, sources):
     return path
 
 
-class OutOfTime(BaseException):
-    """No Exception, so that the code that takes too long does not catch it."""
-
-
 class NotExecuted(Exception):
     """A statement does more than define something."""
-
-
-@contextlib.contextmanager
-def time_limit():
-    """Raise OutOfTime inside the block after SECONDS."""
-
-    def stop(*_):
-        raise OutOfTime(f"it has not finished after {SECONDS} seconds")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(SECONDS)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
-
-@contextlib.contextmanager
-def scratch_folder():
-    """Work in a folder that is thrown away, so that other people's code leaves no file."""
-    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        yield
 
 
 class Definitions:
     """What a notebook defines, in `namespace`; by name, why a definition failed, in `failures`, or is `left_out`.
 
-    Executed one by one: imports, functions, classes, and those assignments that a definition reads or whose name is
-    UPPER_CASE, unless they call a function of the notebook. What trains, samples, plots or prints is not executed.
+    Executed one by one: imports, functions, classes, and those assignments and loops that give a value to a name which
+    a definition reads or which is UPPER_CASE, unless they call a function of the notebook. What trains, samples, plots or
+    prints is not executed. `announce` is told the place of each statement before; `skip` has {place: why it failed before}.
     """
 
-    def __init__(self, path):
+    def __init__(self, path, skip=types.MappingProxyType({}), announce=lambda place: None):
         sys.modules[MODULE] = types.ModuleType(MODULE)  # where dataclasses look for themselves
         self.namespace, self.failures, self.left_out = vars(sys.modules[MODULE]), {}, {}
-        bodies = {number: self.parse(f"code cell {number}", cell) for number, cell in enumerate(code_cells(path), 1)}
+        self.skip, self.announce, self.flags = skip, announce, 0
+        bodies = {f"code cell {n}": self.parse(f"code cell {n}", cell) for n, cell in enumerate(code_cells(path), 1)}
         self.needed = names_needed([statement for body in bodies.values() for statement in flattened(body)])
-        with scratch_folder():
-            for number, body in bodies.items():
-                for statement in self.defining(body):
-                    self.execute(statement, f"code cell {number}")
+        for where, body in bodies.items():
+            for statement in self.defining(body):
+                self.execute(statement, where)
 
     def parse(self, where, cell):
         """The statements of a cell; none if it is no Python, and then what it seems to define has failed."""
@@ -105,52 +98,62 @@ class Definitions:
             text = source(cell)
             linecache.cache[where] = len(text), None, text.splitlines(keepends=True), where  # for tracebacks
             return ast.parse(text, where).body
-        except SyntaxError as error:
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             names = re.findall(r"^(?:def|class)\s+(\w+)", "".join(cell["source"]), re.MULTILINE)
-            self.failures |= dict.fromkeys(names, f"syntax error in {where}, line {error.lineno}: {error.msg}")
+            why = f"line {error.lineno}: {error.msg}" if isinstance(error, SyntaxError) else str(error)
+            self.failures |= dict.fromkeys(names, f"syntax error in {where}, {why}")
             return []
 
     def defining(self, statements):
-        """The statements that define something, each import for itself, `if` and `try` without the rest of their branches."""
+        """The statements that define something, each import for itself, and blocks without the rest of their branches."""
         for statement in statements:
             if isinstance(statement, ast.Import):
                 for alias in statement.names:
                     yield ast.copy_location(ast.Import([alias]), statement)
-            elif isinstance(statement, ASSIGNMENTS):
-                if self.needed & names_in(statement, targets_only=True):
-                    yield statement
-            elif isinstance(statement, (ast.If, ast.Try)):
+            elif isinstance(statement, CONTAINERS):
                 kept = [list(self.defining(branch)) for branch in branches(statement)]
                 for branch, part in zip(branches(statement), kept, strict=True):
                     branch[:] = part or [ast.copy_location(ast.Pass(), statement)] * bool(branch)
                 if any(kept):
                     yield statement
-            elif isinstance(statement, (ast.ImportFrom, ast.ClassDef, *FUNCTIONS)) or sets_precision(statement):
+            elif defines(statement) or sets_precision(statement) or self.needed & names_changed(statement):
                 yield statement
 
     def execute(self, statement, where):
         """Execute one statement in the namespace, or note why it failed."""
-        names = bound_names(statement)
+        names = bound_names(statement) or names_changed(statement)
+        place = f"{where}, line {statement.lineno}"
         try:
-            if not isinstance(statement, (ast.ClassDef, *FUNCTIONS)):
+            if not isinstance(statement, DEFINITIONS):
                 self.refuse_own_functions(statement)
-            with time_limit():
-                exec(compile(ast.Module([statement], []), where, "exec"), self.namespace)
+            if place not in self.skip:
+                self.announce(place)
+                code = compile(ast.Module([statement], []), where, "exec", self.flags, dont_inherit=True)
+                exec(code, self.namespace)
+                self.flags |= code.co_flags & __future__.annotations.compiler_flag  # for the cells that follow
         except NotExecuted as reason:
-            self.left_out |= dict.fromkeys(names, f"{where}, line {statement.lineno}, is not executed, because {reason}")
-        except (Exception, OutOfTime, SystemExit) as error:
-            for name in names:
-                self.failures[name] = f"{type(error).__name__} in {where}, line {statement.lineno}: {error}"
-                self.namespace.pop(name, None)
+            self.left_out |= dict.fromkeys(names, f"{place}, is not executed, because {reason}")
+        except BaseException as error:
+            self.fail(names, f"{type(error).__name__} in {place}: {error}")
         else:
-            for name in names:
-                self.failures.pop(name, None)
+            if place in self.skip:
+                self.fail(names, f"{place}: {self.skip[place]}")
+            else:
+                for name in names:
+                    self.failures.pop(name, None)
+
+    def fail(self, names, why):
+        self.failures |= dict.fromkeys(names, why)
+        for name in names:
+            self.namespace.pop(name, None)
 
     def refuse_own_functions(self, statement):
-        """Raise NotExecuted if the statement calls a function or an object of the notebook: it might train."""
+        """Raise NotExecuted if a statement calls a function or an object of the notebook: it might train. A loop might too."""
+        known = {**vars(builtins), **dict.fromkeys([*self.failures, *names_changed(statement)]), **self.namespace}
+        if isinstance(statement, LOOPS) and (unknown := sorted(names_read(ast.unparse(statement)) - set(known))):
+            raise NotExecuted(f"it reads {unknown[0]}")
         for call in calls(statement):
             name = root_name(call)
-            known = {**vars(builtins), **dict.fromkeys(self.failures), **self.namespace}
             if name and (
                 name not in known or getattr(known[name], "__module__", None) == MODULE and not isinstance(known[name], type)
             ):
@@ -158,57 +161,72 @@ class Definitions:
 
 
 def branches(statement):
-    """The lists of statements inside an `if` or `try`."""
+    """The lists of statements inside a block."""
     parts = (statement, *getattr(statement, "handlers", ()))
     return [getattr(part, branch) for part in parts for branch in ("body", "orelse", "finalbody") if hasattr(part, branch)]
 
 
 def flattened(statements):
-    """The statements, with those inside an `if` or `try` in their places."""
+    """The statements, with those inside of blocks in their places."""
     for statement in statements:
         yield statement
-        if isinstance(statement, (ast.If, ast.Try)):
+        if isinstance(statement, CONTAINERS):
             for branch in branches(statement):
                 yield from flattened(branch)
 
 
-def names_in(assignment, targets_only=False):
-    """All names in an assignment, or in its targets."""
-    targets = getattr(assignment, "targets", None) or [assignment.target]
-    parts = targets if targets_only else [assignment]
-    return {node.id for part in parts for node in ast.walk(part) if isinstance(node, ast.Name)}
+def names_in(nodes, *contexts):
+    """The variables in some nodes, at any depth, of these contexts."""
+    found = [child for node in nodes for child in ast.walk(node) if isinstance(child, ast.Name)]
+    return {name.id for name in found if isinstance(name.ctx, contexts)}
+
+
+def defines(statement):
+    """Whether a statement is a definition, or a loop that makes some."""
+    inner = ast.walk(statement) if isinstance(statement, LOOPS) else ()
+    return isinstance(statement, (ast.ImportFrom, *DEFINITIONS)) or any(isinstance(part, DEFINITIONS) for part in inner)
 
 
 def bound_names(statement):
     """The names that a statement gives a value."""
     if isinstance(statement, (ast.Import, ast.ImportFrom)):
         return {alias.asname or alias.name.partition(".")[0] for alias in statement.names}
-    if isinstance(statement, (ast.ClassDef, *FUNCTIONS)):
+    if isinstance(statement, DEFINITIONS):
         return {statement.name}
-    if isinstance(statement, (ast.If, ast.Try)):
-        return {name for inner in flattened([statement]) if inner is not statement for name in bound_names(inner)}
-    targets = getattr(statement, "targets", None) or [statement.target] if isinstance(statement, ASSIGNMENTS) else []
-    nodes = [node for target in targets for node in ast.walk(target)]
-    return {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    if isinstance(statement, CONTAINERS):
+        heads = [item.optional_vars for item in getattr(statement, "items", ()) if item.optional_vars]
+        inner = [part for part in flattened([statement]) if part is not statement]
+        return names_in(heads, ast.Store).union(*map(bound_names, inner))
+    return names_in(targets(statement), ast.Store)
+
+
+def targets(statement):
+    """What an assignment gives a value to."""
+    return (getattr(statement, "targets", None) or [statement.target]) if isinstance(statement, ASSIGNMENTS) else []
+
+
+def names_changed(statement):
+    """The names whose values an assignment, a loop or a call like `name.append(...)` makes or changes."""
+    if isinstance(statement, LOOPS):
+        inner = [part for branch in branches(statement) for part in flattened(branch)]
+        return names_in(getattr(statement, "target", ()) and [statement.target], ast.Store).union(
+            *(bound_names(part) | names_changed(part) for part in inner)
+        )
+    call = getattr(statement, "value", None) if isinstance(statement, ast.Expr) else None
+    if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr in CHANGES:
+        return {root_name(call)}
+    return names_in(targets(statement), ast.Store, ast.Load)
 
 
 def names_needed(statements):
-    """Names in UPPER_CASE, and those that definitions read, directly or through assignments."""
+    """Names in UPPER_CASE, and those that definitions read, directly or through what gives them their values."""
     statements = list(statements)
-    assignments = [statement for statement in statements if isinstance(statement, ASSIGNMENTS)]
-    needed = {name for assignment in assignments for name in names_in(assignment, targets_only=True) if name.isupper()}
-    for statement in statements:
-        if isinstance(statement, (ast.ClassDef, *FUNCTIONS)):
-            needed |= names_read(ast.unparse(statement))
-    while (
-        more := {
-            name
-            for assignment in assignments
-            if needed & names_in(assignment, targets_only=True)
-            for name in names_read(ast.unparse(assignment))
-        }
-        - needed
-    ):
+    changed = [(names_changed(statement), names_read(ast.unparse(statement))) for statement in statements
+               if not isinstance(statement, (*DEFINITIONS, *CONTAINERS))]
+    needed = {name for statement in statements for name in names_in(targets(statement), ast.Store, ast.Load) if name.isupper()}
+    for statement in filter(defines, statements):
+        needed |= names_read(ast.unparse(statement))
+    while more := {name for names, read in changed if needed & names for name in read} - needed:
         needed |= more
     return needed
 
@@ -221,8 +239,6 @@ def names_read(code):
         tables += table.get_children()
         names |= {symbol.get_name() for symbol in table.get_symbols() if symbol.is_global() and symbol.is_referenced()}
     return names
-
-
 def calls(node):
     """The calls made when a statement is executed: not those inside of functions that it only defines."""
     if isinstance(node, ast.Call):

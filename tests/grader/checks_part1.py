@@ -5,8 +5,9 @@ import math
 import numpy as np
 import torch
 
-from grading import Fault, check, compare, numbers
+from grading import check, compare, numbers
 from reference import MEANS, mixture, plane
+from solution import Fault
 
 SAMPLING = "Part I, Task 1 (samples and true densities)"
 ESTIMATE = "Part I, Task 2 (kernel density estimate)"
@@ -31,9 +32,10 @@ def tensor(array):
 
 
 @check(SAMPLING, "sample_gaussian_mixture spreads by sigma around each mean", SIGNATURES)
-def mixture_spread(sample_gaussian_mixture):
+def mixture_spread(solution, sample_gaussian_mixture):
     # Means so far apart that the nearest one is the sample's own.
-    drawn = numbers("the samples", sample_gaussian_mixture(MANY, 0.5, 100 * MEANS, np.random.default_rng(0)), MANY, 2)
+    drawn = sample_gaussian_mixture(MANY, 0.5, 100 * MEANS, solution.ask("generator", 0))
+    drawn = numbers("the samples", drawn, MANY, 2)
     measured = (drawn - 200 * (drawn / 200).round()).std().item()
     if abs(measured - 0.5) > 0.01:
         known = {0.25: ": sigma² is used as the standard deviation", math.sqrt(0.5): ": sigma is used as the variance"}
@@ -42,10 +44,10 @@ def mixture_spread(sample_gaussian_mixture):
 
 
 @check(SAMPLING, "sample_gaussian_mixture draws the component of each sample, with equal probabilities", SIGNATURES)
-def mixture_components(sample_gaussian_mixture):
-    rng, counts = np.random.default_rng(0), []
+def mixture_components(solution, sample_gaussian_mixture):
+    rng, counts = solution.ask("generator", 0), []
     for _ in range(300):
-        drawn = numbers("the samples", sample_gaussian_mixture(400, 0.01, MEANS.copy(), rng), 400, 2)
+        drawn = numbers("the samples", sample_gaussian_mixture(400, 0.01, MEANS, rng), 400, 2)
         counts.append([(torch.cdist(drawn, tensor(mean)[None]) < 1).sum().item() for mean in MEANS])
     mean, variance = np.mean(counts, axis=0), np.var(counts, axis=0).mean()
     if np.abs(mean - 100).max() > 5 * math.sqrt(75 / 300):
@@ -62,7 +64,7 @@ def mixture_density(gaussian_mixture_density):
         expected = mixture(x, sigma)
         compare(
             f"the density for sigma = {sigma}",
-            numbers("the density", gaussian_mixture_density(x, sigma, MEANS.copy()), 60),
+            numbers("the density", gaussian_mixture_density(x, sigma, MEANS), 60),
             tensor(expected),
             lambda sigma=sigma, expected=expected: {
                 cause: tensor(value)
@@ -108,8 +110,8 @@ def chi_square(counts, reference):
 
 
 @check(SAMPLING, "sample_spiral fills the plane like the spiral", SIGNATURES)
-def spiral_sampler(sample_spiral):
-    drawn = numbers("the samples", sample_spiral(MANY, np.random.default_rng(0)), MANY, 2).numpy()
+def spiral_sampler(solution, sample_spiral):
+    drawn = numbers("the samples", sample_spiral(MANY, solution.ask("generator", 0)), MANY, 2).numpy()
     counts, rng = cells(drawn), np.random.default_rng(1)
     measured = chi_square(counts, cells(spiral_samples(rng, 10 * MANY)))
     if not measured < 1.6:

@@ -2,19 +2,31 @@
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import combinations
+from types import SimpleNamespace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
-from grading import Fault, check, compare, near, numbers
-from reference import MEANS, jacobian, log_abs_det, log_normal, normal, randomised, ring, toy_points
+from grading import check, compare, near, numbers
+from reference import LEARNING_RATE, MEANS, log_abs_det, log_normal, normal, randomised, ring, toy_points
+from solution import Fault, Raised
 
+TOOLS = "The tools"
 DATASETS = "Part II, Task 1 (toy datasets)"
 LAYER = "Part II, Task 6 (coupling layer)"
 FLOW = "Part II, Task 8 (coupling flow)"
 TRAINING = "Part II, training"
+
+
+@check(TOOLS, "the notebook leaves torch, NumPy and the builtins as they are")
+def tools(solution):
+    if solution.replaced:
+        raise Fault(f"it replaces {', '.join(solution.replaced[:5])}")
+
+
+# Toy datasets --------------------------------------------------------------------------------------------------------
 
 
 @check(DATASETS, "the circles are the handout's, point by point", dist_type="Circles")
@@ -61,7 +73,7 @@ def default_arguments(sample_2d_datasets):
 def unknown_dataset(sample_2d_datasets):
     try:
         sample_2d_datasets("Squares")
-    except Exception:
+    except Raised:
         return
     raise Fault("sample_2d_datasets('Squares') raises no error")
 
@@ -71,26 +83,33 @@ def dataset_items(ToyDataset):
     data = ToyDataset("Moons", num_samples=50)
     if len(data) != 50:
         raise Fault(f"len() of 50 samples is {len(data)}")
-    numbers("an item", data[7], 2)
-    if getattr(data[7], "dtype", None) != torch.float32:
-        raise Fault(f"an item is {getattr(data[7], 'dtype', type(data[7]).__name__)}, not a float32 tensor")
+    numbers("an item", item := data[7], 2)
+    if getattr(item, "dtype", None) != torch.float32:
+        raise Fault(f"an item is {getattr(item, 'dtype', type(item).__name__)}, not a float32 tensor")
+
+
+def items(data, num):
+    return torch.stack([numbers("an item", data[i], 2) for i in range(num)])
+
+
+@check(DATASETS, "ToyDataset has the same default arguments")
+def dataset_defaults(ToyDataset):
+    data = ToyDataset("GaussiansRot")
+    if len(data) != 1000:
+        raise Fault(f"it has {len(data)} samples")
+    compare("its first items", items(data, 20), torch.from_numpy(toy_points("GaussiansRot", 1000, 0, 5)[:20]))
 
 
 @check(DATASETS, "ToyDataset hands all its arguments on to sample_2d_datasets")
 def dataset_arguments(ToyDataset, sample_2d_datasets):
-    data = ToyDataset("GaussiansRot", 40, 3, 7)
-    items = torch.stack([numbers("an item", data[i], 2) for i in range(40)])
-    compare(
-        "the items",
-        items,
-        numbers("samples", sample_2d_datasets("GaussiansRot", 40, 3, num_gaussians=7), 40, 2),
-        otherwise="num_samples, seed or num_gaussians is not handed on",
-    )
+    expected = numbers("samples", sample_2d_datasets("GaussiansRot", 40, 3, num_gaussians=7), 40, 2)
+    words = "num_samples, seed or num_gaussians is not handed on"
+    compare("the items", items(ToyDataset("GaussiansRot", 40, 3, 7), 40), expected, otherwise=words)
 
 
 # Coupling layer ------------------------------------------------------------------------------------------------------
 
-MASKS = ([1.0, 0.0], [0.0, 1.0])
+MASKS = torch.eye(2)
 
 DEVIATIONS = {
     "s is not masked, so it also scales the coordinate to keep": {"s_masked": False},
@@ -104,23 +123,12 @@ DEVIATIONS = {
     "s_func and t_func get the coordinate to transform instead of the one to keep": {"seen": "moved"},
     "the mask is used the wrong way round, as 1 marks what is kept": {"flipped": True},
 }
+# One or two of them at a time.
+DEVIATIONS |= {f"{a}, and {b}": DEVIATIONS[a] | DEVIATIONS[b] for a, b in combinations(DEVIATIONS, 2)}
 
 
-def coupling(
-    layer,
-    mask,
-    v,
-    direction,
-    s_masked=True,
-    t_masked=True,
-    scaled=True,
-    s_sign=1,
-    t_sign=1,
-    swapped=False,
-    exponentiated=True,
-    seen="kept",
-    flipped=False,
-):
+def coupling(layer, mask, v, direction, s_masked=True, t_masked=True, scaled=True, s_sign=1, t_sign=1, swapped=False,
+             exponentiated=True, seen="kept", flipped=False):
     """What a coupling layer with the notebook's own networks should give, or gives with a mistake: output, log-determinant."""
     mask = 1 - mask if flipped else mask
     inputs = {"kept": mask * v, "all": v, "moved": (1 - mask) * v}[seen]
@@ -134,15 +142,17 @@ def coupling(
     return out.detach().double(), -s.sum(-1).detach().double()
 
 
-def deviations():
-    """One or two mistakes at a time, as {words: arguments of `coupling`}."""
-    singles = list(DEVIATIONS.items())
-    return dict(singles) | {f"{a}, and {b}": first | second for (a, first), (b, second) in combinations(singles, 2)}
+def redrawn(module):
+    """A module of the solution with all learnable numbers drawn anew."""
+    values = module._solution.ask("parameters", module)
+    randomised(SimpleNamespace(named_parameters=values.items))
+    module._solution.ask("assign", module, values)
+    return module
 
 
 def random_layers(CouplingLayer):
-    """(mask, randomised layer) for both masks of the plane."""
-    return [(mask, randomised(CouplingLayer(mask.clone()))) for mask in map(torch.tensor, MASKS)]
+    """(mask, layer with random numbers) for both masks of the plane."""
+    return [(mask, redrawn(CouplingLayer(mask))) for mask in MASKS]
 
 
 def pair(what, value):
@@ -153,83 +163,94 @@ def pair(what, value):
 
 def per_sample(what, value, num):
     """One number per sample as (num,); a column will do, and one number for the whole batch is repeated."""
-    value = torch.as_tensor(numbers(what, value, *getattr(value, "shape", ())))
+    value = numbers(what, value, *getattr(value, "shape", ()))
     if value.numel() not in (1, num):
         raise Fault(f"{what} has the shape {tuple(value.shape)} for {num} samples, not ({num},)")
     return value.flatten().expand(num)
 
 
-def attached(out):
-    """The output, if autograd can follow it; else a Fault."""
-    if not out.requires_grad:
-        raise Fault("the output is cut off from autograd, by detach, no_grad or NumPy, and cannot be trained")
-    return out
-
-
 def mapped(layer, v, direction):
-    """Output and log-determinant of the notebook's layer, shapes checked."""
+    """Output and log-determinant of the notebook's layer for v in whatever precision, shapes checked."""
     name = "log_det_jac" if direction == "forward" else "inv_log_det_jac"
-    out, log_det = pair(direction, getattr(layer, direction)(v))
+    out, log_det = pair(direction, getattr(layer, direction)(v.to(torch.get_default_dtype())))
     return numbers(f"the output of {direction}", out, *v.shape), per_sample(name, log_det, len(v))
 
 
+def differences(layer, direction, v, step=1 / 64):
+    """Jacobian at each row by central differences, which are exact for a map that is linear in what it transforms."""
+    ahead, back = ([mapped(layer, v + side * e, direction)[0] for e in torch.eye(2)] for side in (step, -step))
+    return torch.stack([(a - b) / (2 * step) for a, b in zip(ahead, back)], dim=2)
+
+
 @check(LAYER, "the layer holds the fixed mask, s_func, t_func and scale_factor of the handout")
-def layer_parts(CouplingLayer):
-    mask = torch.tensor(MASKS[0])
-    layer = CouplingLayer(mask)
+def layer_parts(solution, CouplingLayer):
+    layer = CouplingLayer(MASKS[0])
     for name in ("mask", "s_func", "t_func", "scale_factor"):
-        if not hasattr(layer, name):
+        if not solution.ask("hasattr", layer, name):
             raise Fault(f"it has no {name}")
-    compare("mask", numbers("mask", layer.mask, 2), mask.double(), otherwise="it is not the one given")
-    if getattr(layer.mask, "requires_grad", False):
+    mask, scale_factor = layer.mask, layer.scale_factor
+    compare("mask", numbers("mask", mask, 2), MASKS[0].double(), otherwise="it is not the one given")
+    if mask.requires_grad:
         raise Fault("the mask is learnable: it needs requires_grad=False")
-    compare(
-        "scale_factor", numbers("scale_factor", layer.scale_factor, 2), torch.zeros(2).double(), otherwise="it has to start at 0"
-    )
-    for name in ("s_func", "t_func"):
-        kinds = [type(module).__name__ for module in getattr(layer, name).modules()]
-        if kinds.count("Linear") != 3 or kinds.count("LeakyReLU") != 2:
-            raise Fault(
-                f"{name} has {kinds.count('Linear')} Linear layers and {kinds.count('LeakyReLU')} LeakyReLU, not 3 and 2"
-            )
+    compare("scale_factor", numbers("scale_factor", scale_factor, 2), torch.zeros(2).double(), otherwise="it has to start at 0")
+    if not scale_factor.requires_grad:
+        raise Fault("scale_factor is not learnable: it needs to be an nn.Parameter")
+
+
+SHAPES = [(32, 2), (32,), (32, 32), (32,), (2, 32), (2,)]  # of the weights and biases of three Linear layers
+ACTIVATIONS = {
+    **{name: getattr(F, name.lower()) for name in ("ReLU", "ELU", "GELU", "SiLU")},
+    **{name: getattr(torch, name.lower()) for name in ("Tanh", "Sigmoid")},
+    **{f"LeakyReLU of slope {slope}": lambda v, slope=slope: F.leaky_relu(v, slope) for slope in (0.1, 0.2)},
+    "LeakyReLU": F.leaky_relu,
+}
+
+
+def mlp(weights, v, activation=F.leaky_relu, last=lambda v: v):
+    """Linear layers of these weights and biases, with an activation in between and another after the last."""
+    for weight, bias in zip(weights[:-2:2], weights[1:-2:2]):
+        v = activation(F.linear(v, weight, bias))
+    return last(F.linear(v, *weights[-2:]))
+
+
+@check(LAYER, "s_func is Linear layers of widths 2-32-32-2 with LeakyReLU in between", name="s_func")
+@check(LAYER, "t_func is Linear layers of widths 2-32-32-2 with LeakyReLU in between", name="t_func")
+def networks(solution, CouplingLayer, name):
+    layer, v = random_layers(CouplingLayer)[0][1], 5 * normal(50, 2).double()
+    weights = [value.detach().double() for key, value in solution.ask("parameters", layer).items() if key.startswith(f"{name}.")]
+    if [tuple(weight.shape) for weight in weights] != SHAPES:
+        matrices = [weight for weight in weights if weight.dim() == 2]
+        widths = "-".join(str(width) for width in (*(len(m.T) for m in matrices[:1]), *map(len, matrices)))
+        biases = "" if len(weights) == 2 * len(matrices) else ", and not all of them a bias"
+        raise Fault(f"its Linear layers have the widths {widths or 'of none'}{biases}")
+    causes = {"no activation is in between": mlp(weights, v, lambda v: v)}
+    causes |= {f"{kind} is in between": mlp(weights, v, function) for kind, function in ACTIVATIONS.items()}
+    causes |= {f"{kind} follows the last one": mlp(weights, v, last=function) for kind, function in ACTIVATIONS.items()}
+    found = getattr(layer, name)(v.to(torch.get_default_dtype()))
+    compare("the output", numbers("the output", found, 50, 2), mlp(weights, v), lambda: causes)
 
 
 @check(LAYER, "a fresh layer, with scale_factor 0, shifts but does not scale")
 def fresh_layer(CouplingLayer):
-    layer, v, mask = CouplingLayer(torch.tensor(MASKS[0])), normal(9, 2), torch.tensor(MASKS[0])
-    compare(
-        "log_det_jac of a fresh layer",
-        mapped(layer, v, "forward")[1],
-        torch.zeros(9).double(),
-        lambda: {"scale_factor is forgotten": coupling(layer, mask, v, "forward", scaled=False)[1]},
-    )
+    layer, v = CouplingLayer(MASKS[0]), normal(9, 2)
+    causes = {"scale_factor is forgotten": coupling(layer, MASKS[0], v, "forward", scaled=False)[1]}
+    compare("log_det_jac of a fresh layer", mapped(layer, v, "forward")[1], torch.zeros(9).double(), lambda: causes)
 
 
-@check(LAYER, "forward returns the coordinate with mask 1 as it came", direction="forward")
-@check(LAYER, "inverse returns the coordinate with mask 1 as it came", direction="inverse")
-def keeps(CouplingLayer, direction):
-    compare_output(CouplingLayer, direction, 1)
-
-
-@check(LAYER, "forward gives x · exp(s) + t in the coordinate with mask 0", direction="forward")
-@check(LAYER, "inverse gives (y - t) · exp(-s) in the coordinate with mask 0", direction="inverse")
-def transforms(CouplingLayer, direction):
-    compare_output(CouplingLayer, direction, 0)
-
-
-def compare_output(CouplingLayer, direction, mask_value):
-    """Compare one coordinate with the formula; a mistake has to predict both coordinates, for both masks."""
+@check(LAYER, "forward returns the coordinate with mask 1 as it came", direction="forward", value=1)
+@check(LAYER, "inverse returns the coordinate with mask 1 as it came", direction="inverse", value=1)
+@check(LAYER, "forward gives x · exp(s) + t in the coordinate with mask 0", direction="forward", value=0)
+@check(LAYER, "inverse gives (y - t) · exp(-s) in the coordinate with mask 0", direction="inverse", value=0)
+def output(CouplingLayer, direction, value):
+    # One coordinate is compared; a mistake has to predict both, for both masks.
+    other = "inverse" if direction == "forward" else "forward"
     for mask, layer in random_layers(CouplingLayer):
-        v, where = normal(9, 2), mask == mask_value
+        v, where = normal(9, 2), mask == value
         out, expected = mapped(layer, v, direction)[0], coupling(layer, mask, v, direction)[0]
         if not near(out[:, where], expected[:, where]):
-            compare(f"the coordinate with mask {mask_value}", out, expected, lambda: output_causes(layer, mask, v, direction))
-
-
-def output_causes(layer, mask, v, direction):
-    causes = {cause: coupling(layer, mask, v, direction, **deviation)[0] for cause, deviation in deviations().items()}
-    other = "inverse" if direction == "forward" else "forward"
-    return causes | {f"it is what {other} should do": coupling(layer, mask, v, other)[0]}
+            causes = {cause: coupling(layer, mask, v, direction, **change)[0] for cause, change in DEVIATIONS.items()}
+            causes[f"it is what {other} should do"] = coupling(layer, mask, v, other)[0]
+            compare(f"the coordinate with mask {value}", out, expected, lambda: causes)
 
 
 @check(LAYER, "log_det_jac is one number per sample", direction="forward")
@@ -242,85 +263,53 @@ def log_det_shape(CouplingLayer, direction):
             raise Fault("it is one number for a batch of 9 samples: summed over the batch, not only over the coordinates")
 
 
-@check(LAYER, "log_det_jac is log|det| of forward's Jacobian, as autograd has it", direction="forward")
-@check(LAYER, "inv_log_det_jac is log|det| of inverse's Jacobian, as autograd has it", direction="inverse")
+@check(LAYER, "log_det_jac is log|det| of forward's Jacobian, as differences have it", direction="forward")
+@check(LAYER, "inv_log_det_jac is log|det| of inverse's Jacobian, as differences have it", direction="inverse")
 def log_det(CouplingLayer, direction):
     for mask, layer in random_layers(CouplingLayer):
         v = normal(9, 2)
-        actual = mapped(layer, v, direction)[1]
-        expected = log_abs_det(jacobian(lambda u: attached(getattr(layer, direction)(u)[0]), v))
-        compare("the log-determinant", actual, expected, lambda: log_det_causes(layer, mask, v, direction, expected))
+        expected = log_abs_det(differences(layer, direction, v))
+
+        def causes():
+            own = {cause: coupling(layer, mask, v, direction, **change)[1] for cause, change in DEVIATIONS.items()}
+            return {
+                "it has the wrong sign": -expected,
+                "it is summed over the batch as well, not only over the coordinates": expected.sum().expand(9),
+                "it is the mean over the coordinates, not their sum": expected / 2,
+                "it is the determinant, not its logarithm": expected.exp(),
+                "it is always 0": torch.zeros(9).double(),
+            } | {f"in it, {cause}": value for cause, value in own.items()}
+
+        compare("the log-determinant", mapped(layer, v, direction)[1], expected, causes)
 
 
-def log_det_causes(layer, mask, v, direction, expected):
-    own = {cause: coupling(layer, mask, v, direction, **deviation)[1] for cause, deviation in deviations().items()}
-    return {
-        "it has the wrong sign": -expected,
-        "it is summed over the batch as well, not only over the coordinates": expected.sum().expand(9),
-        "it is the mean over the coordinates, not their sum": expected / 2,
-        "it is the determinant, not its logarithm": expected.exp(),
-        "it is always 0": torch.zeros(9).double(),
-    } | {f"in it, {cause}": value for cause, value in own.items()}
-
-
-@check(LAYER, "inverse undoes forward")
+@check(LAYER, "inverse undoes forward, and their log-determinants are opposite")
 def round_trip(CouplingLayer):
-    for mask, layer in random_layers(CouplingLayer):
-        v = normal(9, 2)
-        y = mapped(layer, v, "forward")[0].to(v.dtype)
-        back, x = mapped(layer, y, "inverse")[0], v.double()
-        causes = [
-            f"in {direction}, {cause}"
-            for direction, given, out in (("forward", v, y.double()), ("inverse", y, back))
-            if not near(out, coupling(layer, mask, given, direction)[0])
-            for cause, predicted in output_causes(layer, mask, given, direction).items()
-            if near(out, predicted)
-        ]
-        compare(
-            "inverse(forward(x)) - x", back - x, torch.zeros(9, 2).double(), otherwise="; ".join(causes[:2]) or "no usual mistake"
-        )
-
-
-@check(LAYER, "log_det_jac and inv_log_det_jac of the same sample are opposite")
-def opposite_log_dets(CouplingLayer):
-    for mask, layer in random_layers(CouplingLayer):
-        v = normal(9, 2)
-        y, log_det_jac = mapped(layer, v, "forward")
-        inv_log_det_jac = mapped(layer, y.to(v.dtype), "inverse")[1]
-        compare(
-            "log_det_jac + inv_log_det_jac",
-            log_det_jac + inv_log_det_jac,
-            torch.zeros(9).double(),
-            lambda: {
-                "one of them has the wrong sign": 2 * coupling(layer, mask, v, "forward")[1],
-                "both have the same, wrong sign": -2 * coupling(layer, mask, v, "forward")[1],
-            },
-            "they do not belong to the same s",
-        )
-
-
-@check(LAYER, "s_func, t_func and scale_factor get a gradient", direction="forward")
-def layer_gradients(CouplingLayer, direction):
     for _, layer in random_layers(CouplingLayer):
-        out, log_det = layer.forward(normal(9, 2))
-        attached(out.square().sum() + log_det.sum()).backward()
-        untouched = [
-            name
-            for name, parameter in layer.named_parameters()
-            if name.partition(".")[0] in ("s_func", "t_func", "scale_factor")
-            and (parameter.grad is None or not parameter.grad.any())
-        ]
-        if untouched:
+        v, words = normal(9, 2), "forward and inverse do not belong to the same s and t"
+        y, log_det_jac = mapped(layer, v, "forward")
+        x, inv_log_det_jac = mapped(layer, y, "inverse")
+        compare("inverse(forward(x)) - x", x - v, torch.zeros(9, 2).double(), otherwise=words)
+        compare("the sum of both log-determinants", log_det_jac + inv_log_det_jac, torch.zeros(9).double(), otherwise=words)
+
+
+@check(LAYER, "s_func, t_func and scale_factor get a gradient")
+def layer_gradients(solution, CouplingLayer):
+    for _, layer in random_layers(CouplingLayer):
+        if not layer.forward(normal(9, 2))[0].requires_grad:
+            raise Fault("the output is cut off from autograd, by detach, no_grad or NumPy, and cannot be trained")
+        gradients = solution.ask("gradients", layer, layer.forward, normal(9, 2))
+        parts = ("s_func", "t_func", "scale_factor")
+        if untouched := [name for name, moves in gradients.items() if not moves and name.partition(".")[0] in parts]:
             raise Fault(f"no gradient reaches {', '.join(untouched)}")
 
 
 @check(LAYER, "the input is not changed", direction="forward")
 @check(LAYER, "the input of inverse is not changed", direction="inverse")
-def input_unchanged(CouplingLayer, direction):
+def input_unchanged(solution, CouplingLayer, direction):
     for _, layer in random_layers(CouplingLayer):
-        v = normal(9, 2)
-        mapped(layer, v, direction)
-        compare("the input afterwards", v.double(), normal(9, 2).double(), otherwise="it is overwritten in place")
+        after = solution.ask("afterwards", getattr(layer, direction), normal(9, 2))
+        compare("the input afterwards", after.double(), normal(9, 2).double(), otherwise="it is overwritten in place")
 
 
 # Coupling flow -------------------------------------------------------------------------------------------------------
@@ -331,42 +320,42 @@ CHANCE = 5.5  # standard errors that chance does not reach
 
 
 def random_flow(CouplingFlow):
-    return randomised(CouplingFlow(NUM_LAYERS))
+    return redrawn(CouplingFlow(NUM_LAYERS))
 
 
 def run(layers, v, direction):
-    """Pass v through layers one after another: the last output and the sum of the log-determinants."""
+    """Pass v through layers one after another: the last output and the sum of the log-determinants, both float64."""
     total = torch.zeros(len(v)).double()
     for layer in layers:
-        v, log_det = getattr(layer, direction)(v)
-        total = total + per_sample("the log-determinant of a layer", log_det, len(v))
-    return v, total
+        v, log_det = mapped(layer, v, direction)
+        total = total + log_det
+    return v.double(), total
 
 
-def run_back(flow, x):
-    """z (float64) of samples x, and the sum of the inverse log-determinants, by the layers' own inverses."""
-    z, total = run(reversed(flow.layers), x, "inverse")
-    return z.detach().double(), total
+def log_probability_of(flow, x):
+    return per_sample("log_probability", flow.log_probability(x), len(x))
 
 
 @check(FLOW, "the flow has as many layers as asked for")
 def number_of_layers(CouplingFlow):
     for num_layers in (1, 3, NUM_LAYERS):
-        if len(CouplingFlow(num_layers).layers) != num_layers:
-            raise Fault(f"CouplingFlow({num_layers}) has {len(CouplingFlow(num_layers).layers)} layers")
+        if (found := len(CouplingFlow(num_layers).layers)) != num_layers:
+            raise Fault(f"CouplingFlow({num_layers}) has {found} layers")
 
 
-@check(FLOW, "the layers transform the two coordinates in turn")
+@check(FLOW, "the layers transform the two coordinates in turn, the first of them the second coordinate")
 def masks_alternate(CouplingFlow):
     v, changed = normal(50, 2), []
     for layer in random_flow(CouplingFlow).layers:
         out, _ = mapped(layer, v, "forward")
-        changed.append([i + 1 for i in range(2) if not torch.equal(out[:, i].to(v.dtype), v[:, i])])
-    if all(moved == changed[0] for moved in changed) and len(changed[0]) == 1:
+        changed.append(tuple(i + 1 for i in range(2) if not torch.equal(out[:, i].to(v.dtype), v[:, i])))
+    if set(changed) in ({(1,)}, {(2,)}):
         raise Fault(f"all {NUM_LAYERS} layers transform coordinate {changed[0][0]} only: the masks never alternate")
-    if sorted(map(tuple, changed[:2])) != [(1,), (2,)] or changed != NUM_LAYERS // 2 * changed[:2]:
+    if changed == [(1,), (2,)] * (NUM_LAYERS // 2):
+        raise Fault("the first layer keeps coordinate 2 and transforms coordinate 1, not the other way round")
+    if changed != [(2,), (1,)] * (NUM_LAYERS // 2):
         each = ", ".join(" and ".join(map(str, moved)) or "none" for moved in changed)
-        raise Fault(f"the layers transform the coordinates {each}, not 1 and 2 in turn")
+        raise Fault(f"the layers transform the coordinates {each}, not 2 and 1 in turn")
 
 
 @check(FLOW, "the prior is the standard normal distribution")
@@ -382,129 +371,102 @@ def log_probability_shape(CouplingFlow):
     numbers("log_probability of 9 samples", random_flow(CouplingFlow).log_probability(normal(9, 2)), 9)
 
 
-def log_probability_of(flow, x):
-    return per_sample("log_probability", flow.log_probability(x), len(x))
+def log_prob_causes(x, z, total):
+    """Wrong log-probabilities of x, from its z and the sum of the inverse log-determinants."""
+    return {
+        "the prior is evaluated at x instead of z": log_normal(x.double()) + total,
+        "the log-determinants are subtracted instead of added, or the other way round": log_normal(z) - total,
+        "the log-determinants are left out": log_normal(z),
+        "log p(z) is left out": total,
+        "the log-determinants are summed over the batch": log_normal(z) + total.sum(),
+        "it is minus the log-probability": -log_normal(z) - total,
+    }
 
 
 @check(FLOW, "log_probability is log p(z) plus the inverse log-determinants, from the last layer to the first")
 def log_probability_formula(CouplingFlow):
     flow, x = random_flow(CouplingFlow), normal(50, 2)
-    z, total = run_back(flow, x)
+    z, total = run(reversed(flow.layers), x, "inverse")
 
     def causes():
-        z_wrong, total_wrong = run(flow.layers, x, "inverse")
-        z_ahead, total_ahead = run(flow.layers, x, "forward")
-        return {
-            "the layers are inverted in the wrong order, first to last": log_normal(z_wrong.detach().double()) + total_wrong,
-            "the prior is evaluated at x instead of z": log_normal(x.double()) + total,
-            "the log-determinants are subtracted": log_normal(z) - total,
-            "the log-determinants are left out": log_normal(z),
-            "log p(z) is left out": total,
-            "the log-determinants are summed over the batch": log_normal(z) + total.sum(),
-            "the layers run forward instead of being inverted": log_normal(z_ahead.detach().double()) + total_ahead,
-            "it is minus the log-probability": -log_normal(z) - total,
+        (z_wrong, total_wrong), (z_ahead, total_ahead) = (run(flow.layers, x, way) for way in ("inverse", "forward"))
+        return log_prob_causes(x, z, total) | {
+            "the layers are inverted in the wrong order, first to last": log_normal(z_wrong) + total_wrong,
+            "the layers run forward instead of being inverted": log_normal(z_ahead) + total_ahead,
         }
 
     compare("log_probability", log_probability_of(flow, x), log_normal(z) + total, causes)
 
 
-@check(FLOW, "log_probability is log p(z) + log|det dz/dx|, as autograd has it")
+@check(FLOW, "log_probability is log p(z) + log|det dz/dx|, as differences have it")
 def change_of_variables(CouplingFlow):
     flow, x = random_flow(CouplingFlow), normal(50, 2)
-    z, _ = run_back(flow, x)
-    true = log_abs_det(jacobian(lambda v: attached(run(reversed(flow.layers), v, "inverse")[0]), x))
-    compare(
-        "log_probability",
-        log_probability_of(flow, x),
-        log_normal(z) + true,
-        lambda: {
-            "the log-determinants of the layers have the wrong sign": log_normal(z) - true,
-            "the log-determinants of the layers are summed over the batch": log_normal(z) + true.sum(),
-            "the log-determinants are missing": log_normal(z),
-        },
-        "the layers' log-determinants (Task 6) or their order are wrong",
-    )
+    z, true = x, 0
+    for layer in reversed(flow.layers):
+        true = true + log_abs_det(differences(layer, "inverse", z))
+        z = mapped(layer, z, "inverse")[0]
+    causes = log_prob_causes(x, z, true)
+    compare("log_probability", log_probability_of(flow, x), log_normal(z) + true, lambda: causes,
+            "the layers' log-determinants (Task 6) or their order are wrong")
 
 
 @check(FLOW, "the density integrates to 1")
-def total_mass(CouplingFlow):
+def total_mass(solution, CouplingFlow):
     # A flow close to its start, so that a window that holds its mass is known.
-    torch.manual_seed(0)
-    flow = CouplingFlow(NUM_LAYERS)
-    with torch.no_grad():
-        for name, parameter in flow.named_parameters():
-            if name.endswith("scale_factor"):
-                parameter.fill_(0.8)
-    axis = torch.linspace(-12, 12, 161)
-    plane = torch.cartesian_prod(axis, axis)
-    mass = log_probability_of(flow, plane).exp().sum().item() * (axis[1] - axis[0]).item() ** 2
+    flow, axis = CouplingFlow(NUM_LAYERS), torch.linspace(-12, 12, 161)
+    values = solution.ask("parameters", flow).items()
+    solution.ask("assign", flow, {name: torch.full_like(v, 0.8) for name, v in values if name.endswith("scale_factor")})
+    mass = log_probability_of(flow, torch.cartesian_prod(axis, axis)).exp().sum().item() * (axis[1] - axis[0]).item() ** 2
     if abs(mass - 1) > 0.01:
         raise Fault(f"its integral is {mass:.3g}: the log-determinants do not belong to the map")
 
 
+def drawn(flow, num_samples):
+    """x of sample_x, and its log_prob, both float64."""
+    x, log_prob = pair("sample_x", flow.sample_x(num_samples))
+    return numbers("x", x, num_samples, 2), numbers("log_prob", log_prob, num_samples)
+
+
 @check(FLOW, "sample_x gives num_samples samples and their log-probabilities")
 def sample_shapes(CouplingFlow):
-    x, log_prob = pair("sample_x", random_flow(CouplingFlow).sample_x(9))
-    numbers("x", x, 9, 2)
-    numbers("log_prob", log_prob, 9)
-
-
-def drawn(flow, num_samples):
-    """x as a tensor for the layers, and its log_prob (float64)."""
-    x, log_prob = pair("sample_x", flow.sample_x(num_samples))
-    return numbers("x", x, num_samples, 2).to(torch.get_default_dtype()), per_sample("log_prob", log_prob, num_samples)
+    drawn(random_flow(CouplingFlow), 9)
 
 
 @check(FLOW, "log_prob of sample_x is what log_probability says of x")
 def sampled_log_prob(CouplingFlow):
     flow = random_flow(CouplingFlow)
     x, log_prob = drawn(flow, 50)
-    z, total = run_back(flow, x)
-    compare(
-        "log_prob",
-        log_prob,
-        log_probability_of(flow, x),
-        lambda: {
-            "the log-determinants are added with the wrong sign": log_normal(z) - total,
-            "the log-determinants are left out": log_normal(z),
-            "the log-determinants are summed over the batch": log_normal(z) + total.sum(),
-            "the prior is evaluated at x instead of z": log_normal(x.double()) + total,
-            "log p(z) is left out": total,
-            "here it is right, and log_probability is wrong": log_normal(z) + total,
-        },
-        "the log-determinants of forward and inverse do not match (Task 6)",
-    )
+    z, total = run(reversed(flow.layers), x, "inverse")
+    causes = log_prob_causes(x, z, total) | {"here it is right, and log_probability is wrong": log_normal(z) + total}
+    compare("log_prob", log_prob, log_probability_of(flow, x.to(torch.get_default_dtype())), lambda: causes,
+            "the log-determinants of forward and inverse do not match (Task 6)")
 
 
-def standard_errors(z):
-    """How far mean and covariance of samples are from those of N(0, I), in standard errors."""
+def from_prior(z):
+    """Whether samples are from N(0, I), by their means and covariances."""
     mean = z.mean(0).abs().max() * math.sqrt(len(z))
-    return max(mean, (z.T.cov() - torch.eye(2).double()).abs().max() * math.sqrt(len(z) / 2)).item()
+    return max(mean, (z.T.cov() - torch.eye(2).double()).abs().max() * math.sqrt(len(z) / 2)).item() < CHANCE
+
+
+def moments(z):
+    means, sds = (", ".join(f"{value:.2f}" for value in values) for values in (z.mean(0), z.std(0)))
+    return f"the means {means} and the standard deviations {sds}, not 0 and 1"
 
 
 @check(FLOW, "sample_x passes samples of the prior through all layers, first to last")
 def samples_follow_the_flow(CouplingFlow):
     flow = random_flow(CouplingFlow)
-    layers = list(flow.layers)
-    x, _ = drawn(flow, MANY)
-    z, _ = run_back(flow, x)
-    if not standard_errors(z) < CHANCE:
-        orders = {
-            "the layers are applied in the wrong order, last to first": layers,
-            "the last layer is left out": layers[-2::-1],
-            "the first layer is left out": layers[:0:-1],
-            "no layer is applied": [],
+    layers, (x, _) = list(flow.layers), drawn(flow, MANY)
+    if not from_prior(z := run(layers[::-1], x, "inverse")[0]):
+        ways = {
+            "the layers are applied in the wrong order, last to first": (layers, "inverse"),
+            "the last layer is left out": (layers[-2::-1], "inverse"),
+            "the first layer is left out": (layers[:0:-1], "inverse"),
+            "no layer is applied": ([], "inverse"),
+            "the inverses are applied": (layers, "forward"),
         }
-        causes = [
-            cause for cause, order in orders.items() if standard_errors(run(order, x, "inverse")[0].detach().double()) < CHANCE
-        ]
-        if standard_errors(run(layers, x, "forward")[0].detach().double()) < CHANCE:
-            causes.append("the inverses are applied")
-        mean, sd = z.mean(0), z.std(0)
-        raise Fault(
-            f"undone by the inverses they have the means {mean[0]:.2f}, {mean[1]:.2f} and standard deviations {sd[0]:.2f}, "
-            f"{sd[1]:.2f}, not 0 and 1: {causes[0] if causes else 'they do not start from the prior'}"
-        )
+        causes = (cause for cause, (order, direction) in ways.items() if from_prior(run(order, x, direction)[0]))
+        raise Fault(f"undone by the inverses they have {moments(z)}: {next(causes, 'they do not start from the prior')}")
 
 
 def steps_of(flow, num_samples):
@@ -514,11 +476,9 @@ def steps_of(flow, num_samples):
         raise Fault(f"it is a {type(steps).__name__}, not a list")
     steps = [numbers(f"step {k}", step, num_samples, 2) for k, step in enumerate(steps)]
     if len(steps) != NUM_LAYERS + 1:
-        missing = ""
-        if follow(steps, flow.layers[1:]):
-            missing = ": the samples of the prior are missing at its start"
-        elif follow(steps, flow.layers[:-1]):
-            missing = ": the samples after the last layer are missing"
+        lost = {"the samples of the prior are missing at its start": flow.layers[1:],
+                "the samples after the last layer are missing": flow.layers[:-1]}
+        missing = "".join(f": {words}" for words, layers in lost.items() if follow(steps, layers))
         raise Fault(f"it has {len(steps)} elements for {NUM_LAYERS} layers, not {NUM_LAYERS + 1}{missing}")
     return steps
 
@@ -526,8 +486,7 @@ def steps_of(flow, num_samples):
 def follow(steps, layers):
     """Whether each step is the one before, passed through the next layer."""
     return len(steps) == len(layers) + 1 and all(
-        near(after, mapped(layer, before.to(torch.get_default_dtype()), "forward")[0])
-        for layer, before, after in zip(layers, steps, steps[1:], strict=False)
+        near(after, mapped(layer, before, "forward")[0]) for layer, before, after in zip(layers, steps, steps[1:])
     )
 
 
@@ -538,38 +497,26 @@ def step_count(CouplingFlow):
 
 @check(FLOW, "the first step of sample_x_each_step is from the prior")
 def first_step(CouplingFlow):
-    z = steps_of(random_flow(CouplingFlow), MANY)[0]
-    if not standard_errors(z) < CHANCE:
-        mean, sd = z.mean(0), z.std(0)
-        raise Fault(f"its means are {mean[0]:.2f}, {mean[1]:.2f}, its standard deviations {sd[0]:.2f}, {sd[1]:.2f}, not 0 and 1")
+    if not from_prior(z := steps_of(random_flow(CouplingFlow), MANY)[0]):
+        raise Fault(f"it has {moments(z)}")
 
 
 @check(FLOW, "each step of sample_x_each_step is the one before, passed through the next layer")
 def next_steps(CouplingFlow):
     flow = random_flow(CouplingFlow)
     steps = steps_of(flow, 9)
-    for k, layer in enumerate(flow.layers):
-        expected = mapped(layer, steps[k].to(torch.get_default_dtype()), "forward")[0]
-        compare(
-            f"step {k + 1}",
-            steps[k + 1],
-            expected,
-            lambda k=k, expected=expected: {
-                "the layer is not applied": steps[k],
-                "the layer is inverted": mapped(flow.layers[k], steps[k].to(torch.get_default_dtype()), "inverse")[0],
-            },
-        )
+    for k, (layer, before, after) in enumerate(zip(flow.layers, steps, steps[1:]), 1):
+        causes = {"the layer is not applied": before, "the layer is inverted": mapped(layer, before, "inverse")[0]}
+        compare(f"step {k}", after, mapped(layer, before, "forward")[0], lambda: causes)
 
 
 @check(FLOW, "log_probability passes a gradient to every layer")
-def flow_gradients(CouplingFlow):
+def flow_gradients(solution, CouplingFlow):
     flow = random_flow(CouplingFlow)
-    flow.log_probability(normal(50, 2)).mean().backward()
-    untouched = [
-        k for k, layer in enumerate(flow.layers, 1) if not any(p.grad is not None and p.grad.any() for p in layer.parameters())
-    ]
-    if untouched:
-        raise Fault(f"none reaches layer {', '.join(map(str, untouched))}")
+    gradients = solution.ask("gradients", flow, flow.log_probability, normal(50, 2))
+    reached = {name.split(".")[1] for name, moves in gradients.items() if moves and name.startswith("layers.")}
+    if untouched := [str(k + 1) for k in range(NUM_LAYERS) if str(k) not in reached]:
+        raise Fault(f"none reaches layer {', '.join(untouched)}")
 
 
 # Training ------------------------------------------------------------------------------------------------------------
@@ -577,55 +524,187 @@ def flow_gradients(CouplingFlow):
 EPOCHS = 30
 
 
-@lru_cache(maxsize=1)
-def trained(CouplingFlow, ToyDataset, train):
-    """A small flow before, the data, and what `train` returns."""
-    torch.manual_seed(8)
-    data, flow = ToyDataset("GaussiansGrid", num_samples=300), CouplingFlow(2)
-    before = {name: value.clone() for name, value in flow.state_dict().items()}
-    return before, data, train(flow, data, epochs=EPOCHS)
-
-
-@check(TRAINING, "train returns the model and a training and a validation loss per epoch")
-def train_returns(CouplingFlow, ToyDataset, train):
-    _, _, result = trained(CouplingFlow, ToyDataset, train)
-    if not isinstance(result, Sequence) or len(result) != 3:
-        raise Fault(f"it returns {len(result) if isinstance(result, Sequence) else type(result).__name__}, not three values")
-    if not isinstance(result[0], CouplingFlow):
-        raise Fault(f"the first value is a {type(result[0]).__name__}, not a CouplingFlow")
-    for what, losses in zip(("training losses", "validation losses"), result[1:], strict=True):
-        numbers(f"the list of {what}", [float(loss) for loss in losses], EPOCHS)
-
-
-@check(TRAINING, "train lowers the training loss")
-def train_lowers_the_loss(CouplingFlow, ToyDataset, train):
-    losses = [float(loss) for loss in trained(CouplingFlow, ToyDataset, train)[2][1]]
-    if not np.mean(losses[-5:]) < losses[0] - 0.1:
-        raise Fault(f"it goes from {losses[0]:.2f} to {losses[-1]:.2f} in {EPOCHS} epochs")
-
-
-@check(TRAINING, "the losses are the mean of -log p(x)")
-def losses_are_nll(CouplingFlow, ToyDataset, train):
-    _, data, (model, train_losses, _) = trained(CouplingFlow, ToyDataset, train)
-    x = torch.stack([data[i] for i in range(len(data))])
-    last, true = float(train_losses[-1]), -log_probability_of(model, x).mean().item()
-    if not abs(last - true) < 0.3:
-        cause = ": it is its negative" if abs(last + true) < 0.3 else ""
-        raise Fault(f"the last training loss is {last:.2f}, but the trained model has {true:.2f} on its data{cause}")
-
-
-@check(TRAINING, "train changes all weights, but no mask")
-def train_changes_the_weights(CouplingFlow, ToyDataset, train):
-    before, _, (model, *_) = trained(CouplingFlow, ToyDataset, train)
-    same = [name for name, value in model.state_dict().items() if torch.equal(value, before[name])]
-    if wrong := [name for name in before if name.endswith("mask") != (name in same)]:
-        raise Fault(f"{'changed' if wrong[0].endswith('mask') else 'as before'}: {', '.join(wrong)}")
-
-
 @check(TRAINING, "to_np turns a tensor that requires a gradient into a NumPy array", signatures={"to_np": ["x"]})
 def to_numpy(to_np):
     x = normal(4, 2).requires_grad_()
     array = to_np(x)
     if not isinstance(array, np.ndarray):
-        raise Fault(f"it gives a {type(array).__name__}")
+        raise Fault(f"it gives a {getattr(array, '_kind', type(array).__name__)}")
     compare("the array", numbers("the array", array, 4, 2), x.detach().double())
+
+
+def trained(solution, CouplingFlow, ToyDataset, train):
+    """A small flow's weights before training and after, its losses, and its loss on the data."""
+    solution.ask("seed", 8)
+    data, flow = ToyDataset("GaussiansGrid", num_samples=300), CouplingFlow(2)
+    before, result = solution.ask("parameters", flow), train(flow, data, epochs=EPOCHS)
+    if not isinstance(result, Sequence) or len(result) != 3:
+        raise Fault(f"it returns {len(result) if isinstance(result, Sequence) else type(result).__name__}, not three values")
+    model, *losses = result
+    if not solution.ask("isinstance", model, CouplingFlow):
+        raise Fault(f"the first value is a {getattr(model, '_kind', type(model).__name__)}, not a CouplingFlow")
+    losses = [numbers(f"the list of {what} losses", [float(loss) for loss in part], EPOCHS).tolist()
+              for what, part in zip(("training", "validation"), losses)]
+    true = -log_probability_of(model, items(data, len(data)).to(torch.get_default_dtype())).mean().item()
+    return before, solution.ask("parameters", model), losses, true
+
+
+@check(TRAINING, "train returns the model and a training and a validation loss per epoch")
+def train_returns(solution, CouplingFlow, ToyDataset, train):
+    solution.once(trained, CouplingFlow, ToyDataset, train)
+
+
+@check(TRAINING, "train lowers the training loss")
+def train_lowers_the_loss(solution, CouplingFlow, ToyDataset, train):
+    losses = solution.once(trained, CouplingFlow, ToyDataset, train)[2][0]
+    if not np.mean(losses[-5:]) < losses[0] - 0.1:
+        raise Fault(f"it goes from {losses[0]:.2f} to {losses[-1]:.2f} in {EPOCHS} epochs")
+
+
+@check(TRAINING, "the losses are the mean of -log p(x)")
+def losses_are_nll(solution, CouplingFlow, ToyDataset, train):
+    *_, (losses, _), true = solution.once(trained, CouplingFlow, ToyDataset, train)
+    if not abs(losses[-1] - true) < 0.3:
+        cause = ": it is its negative" if abs(losses[-1] + true) < 0.3 else ""
+        raise Fault(f"the last training loss is {losses[-1]:.2f}, but the trained model has {true:.2f} on its data{cause}")
+
+
+@check(TRAINING, "train changes all weights, but no mask")
+def train_changes_the_weights(solution, CouplingFlow, ToyDataset, train):
+    before, after, *_ = solution.once(trained, CouplingFlow, ToyDataset, train)
+    same = [name for name, value in after.items() if torch.equal(value, before[name])]
+    if wrong := [name for name in before if name.endswith("mask") != (name in same)]:
+        raise Fault(f"{'changed' if wrong[0].endswith('mask') else 'as before'}: {', '.join(wrong)}")
+
+
+# How `train` goes about it is seen by a model that has but a centre to learn, and notes what it is asked.
+
+NUM, NUM_TRAINING = 700, 630
+FAR = 100.0  # where the centre starts: so far from 0 that a weight decay shows
+
+
+def watched(solution, CouplingFlow, train, num_samples, lowest_after=None, **options):
+    """Batches as lists of indices, for training and validation, and the centre before each; the losses, the centre returned."""
+    points = normal(num_samples, 2).float()
+    notes, end, returned, *losses = solution.ask("watched", CouplingFlow, train, points, FAR, lowest_after, **options)
+    index = {tuple(point): i for i, point in enumerate(points.tolist())}
+    batches = [[index.get(tuple(point)) for point in x.tolist()] for x, _ in notes]
+    if any(None in batch for batch in batches):
+        raise Fault("log_probability gets samples that are not those of the data")
+    centres = [*(centre for _, centre in notes), end.detach()]
+    steps = [not torch.equal(before, after) for before, after in zip(centres, centres[1:])]
+    training, validation = ([(batch, centre) for batch, centre, step in zip(batches, centres, steps) if step == wanted]
+                            for wanted in (True, False))
+    if not training or len(training) % len(losses[0]):
+        raise Fault(f"in {len(losses[0])} epochs there are {len(training)} steps")
+    return SimpleNamespace(points=points, training=training, validation=validation, epochs=len(losses[0]), losses=losses,
+                           path=torch.stack([*(centre for _, centre in training), centres[-1]]), returned=returned.detach())
+
+
+def watch(solution, CouplingFlow, train):
+    return solution.once(watched, CouplingFlow, train, NUM, epochs=3)
+
+
+def samples(part):
+    return {i for batch, _ in part for i in batch}
+
+
+@check(TRAINING, "nine tenths of the samples, drawn at random, are for training and the others for validation")
+def split(solution, CouplingFlow, train):
+    seen = watch(solution, CouplingFlow, train)
+    training, validation = samples(seen.training), samples(seen.validation)
+    if both := training & validation:
+        raise Fault(f"{len(both)} of {NUM} samples are for both")
+    if (len(training), len(validation)) != (NUM_TRAINING, NUM - NUM_TRAINING):
+        raise Fault(f"of {NUM} samples {len(training)} are for training and {len(validation)} for validation, "
+                    f"not {NUM_TRAINING} and {NUM - NUM_TRAINING}")
+    if max(training) - min(training) == NUM_TRAINING - 1:
+        raise Fault("they are taken in the order of the data, not at random")
+
+
+@check(TRAINING, "a batch has 64 samples, or batch_size, and the last one the rest", options={}, size=64)
+@check(TRAINING, "a batch has batch_size samples", options={"batch_size": 100}, size=100)
+def batch_sizes(solution, CouplingFlow, train, options, size):
+    seen = solution.once(watched, CouplingFlow, train, NUM, epochs=3, **options)
+    sizes = [len(batch) for batch, _ in seen.training][: len(seen.training) // seen.epochs]
+    num = NUM - len(samples(seen.validation))
+    if sizes != [size] * (num // size) + [num % size] * (num % size > 0):
+        cause = ": the last, smaller one is dropped" if set(sizes) == {size} else ""
+        raise Fault(f"they have {', '.join(map(str, sizes))} samples{cause}")
+
+
+@check(TRAINING, "the batches are the same in each epoch")
+def batch_order(solution, CouplingFlow, train):
+    seen = watch(solution, CouplingFlow, train)
+    batches = [batch for batch, _ in seen.training]
+    if batches != seen.epochs * batches[: len(batches) // seen.epochs]:
+        raise Fault("the samples are shuffled anew in each epoch, which the handout's train does not do")
+
+
+OPTIMIZERS = {
+    **{f"the learning rate is {rate}": (torch.optim.Adam, {"lr": rate}) for rate in (0.01, 0.005, 0.002, 0.0005, 0.0001)},
+    **{f"it is SGD with learning rate {rate}": (torch.optim.SGD, {"lr": rate}) for rate in (0.001, 0.01, 0.1)},
+    **{f"its weight decay is {decay}": (torch.optim.Adam, {"weight_decay": decay}) for decay in (1e-2, 1e-3, 1e-4, 1e-5)},
+    "it is AdamW": (torch.optim.AdamW, {}),
+    "it is RMSprop": (torch.optim.RMSprop, {}),
+}
+
+
+def loss_of(seen, batch, centre):
+    return (seen.points[batch] - (centre - FAR)).square().sum(-1).mean() / 2
+
+
+def path_of(seen, kind=torch.optim.Adam, options=(), reset=True):
+    """The centre after each step, from its start in units of 0.001, if an optimizer takes the steps."""
+    centre = torch.nn.Parameter(torch.full((2,), FAR, dtype=torch.float64))
+    optimizer, path = kind([centre], **{"lr": LEARNING_RATE, **dict(options)}), [centre.detach().clone()]
+    for batch, _ in seen.training:
+        if reset:
+            optimizer.zero_grad()
+        loss_of(seen, batch, centre).backward()
+        optimizer.step()
+        path.append(centre.detach().clone())
+    return (torch.stack(path) - FAR) / LEARNING_RATE
+
+
+@check(TRAINING, "the optimizer is Adam with learning rate 0.001")
+def optimizer(solution, CouplingFlow, train):
+    seen = watch(solution, CouplingFlow, train)
+
+    def causes():
+        others = {cause: path_of(seen, *variant) for cause, variant in OPTIMIZERS.items()}
+        return others | {"gradients are not set to zero before each step": path_of(seen, reset=False)}
+
+    moved = (seen.path - FAR) / LEARNING_RATE
+    compare("a weight, in steps of 0.001,", moved, path_of(seen), causes, "no usual optimizer moves it so")
+
+
+@check(TRAINING, "a loss is the mean over the batches of its epoch, that of validation after the epoch")
+def epoch_losses(solution, CouplingFlow, train):
+    seen, means = watch(solution, CouplingFlow, train), {}
+    for what, part, found in zip(("training", "validation"), (seen.training, seen.validation), seen.losses):
+        if not part or len(part) % seen.epochs:
+            raise Fault(f"in {seen.epochs} epochs there are {len(part)} batches for {what}")
+        losses = torch.stack([loss_of(seen, *note) for note in part]).reshape(seen.epochs, -1)
+        sizes = torch.tensor([len(batch) for batch, _ in part]).reshape(seen.epochs, -1)
+        means[f"they are those of {what}"] = losses.mean(1)
+        if not near(torch.tensor(found), (losses * sizes).sum(1) / sizes.sum(1)):  # which is as good
+            causes = {"they are sums over the batches": losses.sum(1), **means}
+            compare(f"the losses of {what}", torch.tensor(found), losses.mean(1), lambda: causes)
+
+
+@check(TRAINING, "without other arguments there are 100 epochs")
+def default_epochs(solution, CouplingFlow, train):
+    if (epochs := watched(solution, CouplingFlow, train, 20).epochs) != 100:
+        raise Fault(f"there are {epochs}")
+
+
+@check(TRAINING, "with 500 samples for validation, the weights of the lowest validation loss are returned", num=5000, kept=2)
+@check(TRAINING, "with fewer samples for validation, the last weights are returned", num=4990, kept=4)
+def returned_weights(solution, CouplingFlow, train, num, kept):
+    # Of 18 steps an epoch, step 41 has the lowest loss: for validation, epoch 2 is next to it, for training epoch 3.
+    seen = watched(solution, CouplingFlow, train, num, 41.4, epochs=4, batch_size=250)
+    found = [4 * step / len(seen.training) for step, centre in enumerate(seen.path) if torch.equal(centre, seen.returned)]
+    if found != [kept]:
+        which = {1: "first ones", 2: "ones of the lowest validation loss", 3: "ones of the lowest training loss", 4: "last ones"}
+        raise Fault(f"after 4 epochs it returns the {which.get(found[0] if found else 0, 'ones of no epoch')}")

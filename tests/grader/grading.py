@@ -1,23 +1,22 @@
 """Grade a notebook: checks of what it defines, each with a verdict in words that help its author."""
 
+import csv
 import inspect
-import traceback
+import io
 import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import pytest
 import torch
 
-from notebook import OutOfTime, scratch_folder, time_limit
+from solution import Fault, Remote, printable
 
 CHECKS = []
+VERDICTS = pytest.StashKey()  # for the sheets: (notebook, check, verdict) of each test
 TOLERANCE = 1e-3  # of float32 results, relative to the largest; the faults looked for are far larger
-
-
-class Fault(Exception):
-    """What a check found wrong."""
 
 
 class NotGraded(Exception):
@@ -39,38 +38,42 @@ class Check:
     constants: dict
     signatures: dict | None
 
-    @property
-    def needs(self):
-        return [name for name in inspect.signature(self.function).parameters if name not in self.constants]
-
-    def __call__(self, definitions):
-        """The verdict on a notebook's definitions. Nothing that they do leaves a file or takes forever."""
+    def __call__(self, solution):
+        """The verdict on a solution."""
+        needs = [name for name in inspect.signature(self.function).parameters if name not in (*self.constants, "solution")]
         try:
-            arguments = {name: self.find(definitions, name) for name in self.needs}
-            with scratch_folder(), time_limit(), torch.random.fork_rng(), warnings.catch_warnings():
+            self.refuse(solution, needs)
+            with solution.check(), torch.random.fork_rng(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 torch.manual_seed(0)
-                self.function(**arguments, **self.constants)
+                found = {name: self.find(solution, name) for name in needs}
+                if "solution" in inspect.signature(self.function).parameters:
+                    found["solution"] = solution
+                self.function(**found, **self.constants)
         except NotGraded as reason:
             return Verdict("SKIP", str(reason))
         except Fault as fault:
             return Verdict("FAIL", str(fault))
-        except (Exception, OutOfTime, SystemExit) as error:
-            return Verdict("FAIL", describe(error, definitions))
+        except Exception as error:  # its answers are of another kind than expected
+            return Verdict("FAIL", f"{type(error).__name__}: {printable(error)}")
         return Verdict("PASS")
 
-    def find(self, definitions, name):
-        """What the notebook defines under a name. Names that are ours, not the handout's, have to have our parameters."""
-        if name in definitions.failures:
-            raise Fault(f"{name} cannot be defined: {definitions.failures[name]}")
-        if self.signatures is None and name not in definitions.namespace:
-            raise Fault(f"the notebook does not define {name}")
-        if self.signatures is not None:
-            if name not in definitions.namespace:
-                raise NotGraded(f"the notebook does not define {name}")
-            if (given := list(inspect.signature(definitions.namespace[name]).parameters)) != self.signatures[name]:
-                raise NotGraded(f"{name} takes ({', '.join(given)}), not ({', '.join(self.signatures[name])})")
-        return definitions.namespace[name]
+    def refuse(self, solution, needs):
+        """Raise why the check cannot be made, if it cannot."""
+        if solution.broken:
+            raise Fault(solution.broken)
+        for name in needs:
+            if name in solution.failures:
+                raise Fault(f"{name} cannot be defined: {solution.failures[name]}")
+            if name not in solution.names:
+                raise (Fault if self.signatures is None else NotGraded)(f"the notebook does not define {name}")
+
+    def find(self, solution, name):
+        """What the solution defines under a name. Names that are ours, not the handout's, have to have our parameters."""
+        found = solution.ask("name", name)
+        if self.signatures is not None and (given := solution.ask("signature", found)) != self.signatures[name]:
+            raise NotGraded(f"{name} takes ({printable(', '.join(given))}), not ({', '.join(self.signatures[name])})")
+        return found
 
 
 def check(task, title, signatures=None, **constants):
@@ -83,27 +86,21 @@ def check(task, title, signatures=None, **constants):
     return register
 
 
-def describe(error, definitions):
-    """An exception on one line, with the place in the notebook where it was raised."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith("code cell")]
-    place = f" in {frames[-1].name} ({frames[-1].filename}: `{frames[-1].line}`)" if frames else ""
-    missing = {**definitions.left_out, **definitions.failures}.get(getattr(error, "name", None))
-    return " ".join(f"{type(error).__name__}{place}: {error}{f'; {missing}' if missing else ''}".split())
-
-
 def numbers(what, value, *shape):
     """A result as a tensor of finite float64 numbers of the given shape, cut off from its graph; else a Fault."""
     if value is None:
         raise Fault(f"{what} is None: it is not implemented yet")
     try:
-        value = torch.as_tensor(value).detach().double()
+        if isinstance(value, Remote):
+            raise TypeError
+        tensor = torch.as_tensor(value).detach().double()
     except (TypeError, ValueError, RuntimeError):
-        raise Fault(f"{what} is a {type(value).__name__}, not an array of numbers") from None
-    if value.shape != shape:
-        raise Fault(f"{what} has the shape {tuple(value.shape)}, not {shape}")
-    if not value.isfinite().all():
+        raise Fault(f"{what} is a {getattr(value, '_kind', type(value).__name__)}, not an array of numbers") from None
+    if tensor.shape != shape:
+        raise Fault(f"{what} has the shape {tuple(tensor.shape)}, not {shape}")
+    if not tensor.isfinite().all():
         raise Fault(f"{what} holds NaN or infinity")
-    return value
+    return tensor
 
 
 def near(actual, expected):
@@ -118,12 +115,36 @@ def compare(what, actual, expected, causes=dict, otherwise="no usual mistake giv
         raise Fault(f"{what} is off by up to {(actual - expected).abs().max():.2g}: {next(fitting, otherwise)}")
 
 
+def by_task(verdicts):
+    """{task: [(title, verdict)]} from pairs of a check and its verdict."""
+    return {task: [(check.title, verdict) for check, verdict in verdicts if check.task == task]
+            for task in dict.fromkeys(check.task for check, _ in verdicts)}  # fmt: skip
+
+
+def points(verdicts):
+    """(passed, graded) of some verdicts."""
+    count = Counter(verdict.outcome for verdict in verdicts)
+    return count["PASS"], count["PASS"] + count["FAIL"]
+
+
 def grade_sheet(verdicts):
     """The lines of a grader's sheet by task, from pairs of a check and its verdict."""
-    for task in dict.fromkeys(check.task for check, _ in verdicts):
-        mine = [(check.title, verdict) for check, verdict in verdicts if check.task == task]
-        count = Counter(verdict.outcome for _, verdict in mine)
-        graded = count["PASS"] + count["FAIL"]
-        yield f"{task}: " + (f"{count['PASS']} of {graded}" if graded else "not graded")
+    if len(set(same := [verdict for _, verdict in verdicts])) == 1 and same[0].outcome == "FAIL":
+        yield f"0 of {len(same)}: {same[0].message}"
+        return
+    for task, mine in by_task(verdicts).items():
+        passed, graded = points(verdict for _, verdict in mine)
+        yield f"{task}: " + (f"{passed} of {graded}" if graded else "not graded")
         for title, (outcome, message) in mine:
             yield f"  {outcome}  {title}" + (f": {message}" if message else "")
+
+
+def table(sheets):
+    """CSV with a row for each file: its points for each task, none where it is not graded, and their sum."""
+    out, tasks = io.StringIO(), dict.fromkeys(check.task for verdicts in sheets.values() for check, _ in verdicts)
+    rows = csv.writer(out)
+    rows.writerow(["file", *tasks, "total"])
+    for name, verdicts in sheets.items():
+        scores = [points(verdict for _, verdict in mine) for mine in by_task(verdicts).values()]
+        rows.writerow([name, *(passed if graded else "" for passed, graded in scores), sum(passed for passed, _ in scores)])
+    return out.getvalue()

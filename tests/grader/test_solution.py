@@ -1,25 +1,27 @@
-"""Grade a notebook, ours or the one given by --notebook."""
+"""Grade a notebook, ours or those given by --notebook."""
 
 import importlib
 
 import pytest
 
-from grading import CHECKS
-from notebook import Definitions
+from grading import CHECKS, VERDICTS
+from solution import Solution
 
 for module in ("checks_part1", "checks_part2"):
     importlib.import_module(module)  # registers its checks
 
 
 @pytest.fixture(scope="module")
-def definitions(pytestconfig):
-    return Definitions(pytestconfig.option.notebook)
+def solution(request):
+    solution = Solution(request.param)
+    yield solution
+    solution.close()
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.title)
-def test_notebook(check, definitions, record_property):
-    verdict = check(definitions)
-    record_property("verdict", (check, verdict))
+def test_notebook(check, solution, request):
+    verdict = check(solution)
+    request.config.stash.setdefault(VERDICTS, []).append((request.node.callspec.params["solution"], check, verdict))
     if verdict.outcome == "SKIP":
         pytest.skip(verdict.message)
     if verdict.outcome == "FAIL":
