@@ -51,11 +51,11 @@ class Check:
                     found["solution"] = solution
                 self.function(**found, **self.constants)
         except NotGraded as reason:
-            return Verdict("SKIP", str(reason))
+            return Verdict("SKIP", printable(reason))
         except Fault as fault:
-            return Verdict("FAIL", str(fault))
+            return Verdict("FAIL", printable(fault))
         except Exception as error:  # its answers are of another kind than expected
-            return Verdict("FAIL", f"{type(error).__name__}: {printable(error)}")
+            return Verdict("FAIL", printable(f"{type(error).__name__}: {error}"))
         return Verdict("PASS")
 
     def refuse(self, solution, needs):
@@ -72,7 +72,7 @@ class Check:
         """What the solution defines under a name. Names that are ours, not the handout's, have to have our parameters."""
         found = solution.ask("name", name)
         if self.signatures is not None and (given := solution.ask("signature", found)) != self.signatures[name]:
-            raise NotGraded(f"{name} takes ({printable(', '.join(given))}), not ({', '.join(self.signatures[name])})")
+            raise NotGraded(f"{name} takes ({', '.join(given)}), not ({', '.join(self.signatures[name])})")
         return found
 
 
@@ -118,7 +118,7 @@ def compare(what, actual, expected, causes=dict, otherwise="no usual mistake giv
 def by_task(verdicts):
     """{task: [(title, verdict)]} from pairs of a check and its verdict."""
     return {task: [(check.title, verdict) for check, verdict in verdicts if check.task == task]
-            for task in dict.fromkeys(check.task for check, _ in verdicts)}  # fmt: skip
+            for task in dict.fromkeys(check.task for check, _ in verdicts)}
 
 
 def points(verdicts):

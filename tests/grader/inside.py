@@ -30,17 +30,17 @@ import torch
 
 from notebook import Definitions, NoNotebook
 
-LIMIT = 64 << 20  # bytes of a message
+LIMIT = 8 << 20  # bytes of a message
 DTYPES = {"bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"}
 MEMORY, FILE_SIZE, PROCESSES, FILES = 2 << 30, 64 << 20, 48, 256  # bytes more than at the start, bytes, processes and threads
 NOBODY = 65534
 NEW_MOUNTS, NEW_IPC, NEW_USER, NEW_PIDS, NEW_NETWORK = 0x20000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
 OFTEN_IMPORTED = ("matplotlib.pyplot", "scipy.stats", "sklearn.datasets", "sklearn.neighbors", "tqdm", "IPython.display")
 TOOLBOXES = ("builtins", "math", "random", "numpy", "numpy.linalg", "numpy.random", "torch", "torch.nn", "torch.autograd",
-             "torch.nn.functional", "torch.optim", "torch.linalg", "torch.utils.data", "sklearn.datasets")  # fmt: skip
+             "torch.nn.functional", "torch.optim", "torch.linalg", "torch.utils.data", "sklearn.datasets")
 TOOL_CLASSES = (torch.Tensor, torch.nn.Module, torch.nn.Linear, torch.nn.LeakyReLU, torch.nn.Sequential, torch.nn.ModuleList,
                 torch.optim.Adam, torch.optim.Optimizer, torch.utils.data.DataLoader, torch.distributions.Normal,
-                torch.distributions.MultivariateNormal)  # fmt: skip
+                torch.distributions.MultivariateNormal)
 
 
 # Messages: plain values as JSON, a line each ----------------------------------------------------------------------------
@@ -132,26 +132,37 @@ def confine(libc, spaces, sock, scratch, seconds):
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")  # where memory runs out, it goes first
     uid = os.getuid() or NOBODY
-    others = 0 if spaces == "user" else sum(p.num_threads() for p in psutil.process_iter() if p.uids().real == uid)
+    running = [p.info for p in psutil.process_iter(["uids", "num_threads"]) if p.info["uids"] and p.info["uids"].real == uid]
+    others = 0 if spaces == "user" else sum(info["num_threads"] or 0 for info in running)
     limits = {"AS": psutil.Process().memory_info().vms + MEMORY, "CPU": seconds, "FSIZE": FILE_SIZE, "NOFILE": FILES,
-              "NPROC": others + PROCESSES, "CORE": 0}  # fmt: skip
+              "NPROC": others + PROCESSES, "CORE": 0}
     for name, limit in limits.items():
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (limit, limit))
     can_read = 0
-    if os.getuid() == 0:
-        os.chown(scratch, NOBODY, NOBODY)
-        libc.prctl(8, 1, 0, 0, 0)  # keep capabilities, one of which lets it read the libraries wherever they are
-        os.setgroups([])
-        os.setgid(NOBODY)
-        os.setuid(NOBODY)
-        can_read = 1 << 2
-    with contextlib.suppress(AttributeError):
+    with contextlib.suppress(AttributeError):  # not Linux
+        if os.getuid() == 0 and spaces != "user":
+            os.chown(scratch, NOBODY, NOBODY)
+            libc.prctl(8, 1, 0, 0, 0)  # keep capabilities, one of which lets it read the libraries wherever they are
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+            can_read = 1 << 2
         libc.capset(struct.pack("Ii", 0x20080522, 0), struct.pack("6I", can_read, can_read, 0, 0, 0, 0))
         libc.prctl(38, 1, 0, 0, 0)  # no new privileges
     os.environ.update(dict.fromkeys(("HOME", "TMPDIR", "MPLCONFIGDIR", "IPYTHONDIR"), scratch))
     os.chdir(scratch)
     tempfile.tempdir = None
+
+
+@contextlib.contextmanager
+def exiting():
+    """End this process, a copy, after the block: with 0 if nothing is raised."""
+    try:
+        yield
+        os._exit(0)
+    finally:
+        os._exit(1)
 
 
 def keep(sock, control, request):
@@ -164,10 +175,9 @@ def keep(sock, control, request):
     with contextlib.suppress(AttributeError):
         libc.prctl(36, 1, 0, 0, 0)  # orphans below this process become its children
     if (solution := os.fork()) == 0:
-        control.close()
-        confine(libc, spaces, sock, request["scratch"], request["seconds"])
-        serve(sock, request, bool(spaces))
-        os._exit(0)
+        with exiting():
+            confine(libc, spaces, sock, request["scratch"], request["seconds"])
+            serve(sock, request, bool(spaces))
     sock.close()
     control.recv(1)
     os.kill(solution, signal.SIGKILL)
@@ -221,17 +231,17 @@ def serve(sock, request, alone):
     except (NoNotebook, MemoryError) as error:
         send(sock, {"broken": str(error) or "it takes too much memory"})
         return
-    facts = {"failures": definitions.failures, "left_out": definitions.left_out, "replaced": replaced(before),
-             "float64": torch.get_default_dtype() == torch.float64}  # fmt: skip
-    send(sock, {"loaded": {**facts, "names": list(definitions.namespace)}})
+    facts = {"failures": definitions.failures, "replaced": replaced(before),
+             "names": list(definitions.namespace), "float64": torch.get_default_dtype() == torch.float64, "alone": alone}
+    send(sock, {"loaded": facts})
     before = tools_now()
     while True:
         if receive(sock) != "check":
             continue  # a late word to the last copy
         if (copy := os.fork()) == 0:
-            os.setpgid(0, 0)
-            answer(sock, definitions, before)
-            os._exit(0)
+            with exiting():
+                os.setpgid(0, 0)
+                answer(sock, definitions, before)
         status = os.waitpid(copy, 0)[1]
         with contextlib.suppress(ProcessLookupError):
             os.kill(-1, signal.SIGKILL) if alone else os.killpg(copy, signal.SIGKILL)
@@ -275,14 +285,14 @@ def tools_now():
     owners = {name: sys.modules[name] for name in TOOLBOXES} | {f"torch {kind.__name__}": kind for kind in TOOL_CLASSES}
     parts = {owner: reversed(getattr(holder, "__mro__", [holder])) for owner, holder in owners.items()}
     return {owner: {name: value for part in inherited for name, value in vars(part).items() if name != "Storage"}
-            for owner, inherited in parts.items()}  # fmt: skip  # torch.set_default_dtype sets torch.Storage
+            for owner, inherited in parts.items()}  # torch.set_default_dtype sets torch.Storage
 
 
 def replaced(before):
     """Names of the functions and classes of torch, NumPy and the builtins that are others than before."""
     now = tools_now()
     return [f"{owner}.{name}" for owner, holder in before.items() for name, value in holder.items()
-            if now[owner].get(name) is not value and callable(value)]  # fmt: skip
+            if now[owner].get(name) is not value and callable(value)]
 
 
 def parameters(module):

@@ -42,7 +42,6 @@ def printable(text):
 
 
 @functools.cache
-@functools.cache
 def start_nursery():
     """The process that makes those of the solutions, and the socket to it."""
     ours, theirs = socket.socketpair()
@@ -117,9 +116,9 @@ def how(status):
     """How a process ended, in words."""
     if os.WIFEXITED(status):
         return f"it ends the process (exit code {os.WEXITSTATUS(status)})"
-    name = signal.Signals(os.WTERMSIG(status)).name
-    words = {"SIGKILL": "it is killed, as where memory runs out", "SIGXCPU": "it uses up its processor time"}
-    return words.get(name, "it crashes the process") + f" ({name})"
+    words = {signal.SIGKILL: "it is killed, as where memory runs out", signal.SIGXCPU: "it uses up its processor time"}
+    number = os.WTERMSIG(status)
+    return f"{words.get(number, 'it crashes the process')} ({signal.strsignal(number)})"
 
 
 class Solution:
@@ -131,24 +130,24 @@ class Solution:
         try:
             self.load()
         except Fault as fault:
-            self.broken = printable(fault)
+            self.broken = str(fault)
 
     def load(self):
         """Execute the definitions; once more without one that ends the process or takes too long."""
         for _ in range(20):
             self.close()
             self.process, place = Process(self.path, self.skip), None
+            self.process.give(SECONDS)
             try:
-                while "loaded" not in (message := self.receive_in(SECONDS)):
+                while "loaded" not in (message := self.process.receive()):
                     if "broken" in message:
                         raise Fault(f"the notebook cannot be read: {message['broken']}")
-                    place = printable(message["at"])
+                    place = str(message["at"])
                     self.process.send("go on")
                 loaded = message["loaded"]
-                self.failures, self.left_out = ({name: printable(why) for name, why in loaded[part].items()}
-                                                for part in ("failures", "left_out"))  # fmt: skip
-                self.names, self.replaced = set(loaded["names"]), list(map(printable, loaded["replaced"]))
+                self.names, self.failures, self.replaced = set(loaded["names"]), dict(loaded["failures"]), loaded["replaced"]
                 self.dtype = torch.float64 if loaded["float64"] is True else torch.float32
+                self.alone = loaded["alone"]  # whether it has namespaces of its own
                 return
             except Ended as ended:
                 if place is None or place in self.skip:
@@ -157,10 +156,6 @@ class Solution:
             except (TypeError, KeyError, AttributeError):
                 raise Fault(NO_ANSWER) from None
         raise Fault("too many of its definitions end the process")
-
-    def receive_in(self, seconds):
-        self.process.give(seconds)
-        return self.process.receive()
 
     @contextlib.contextmanager
     def check(self):
@@ -172,7 +167,7 @@ class Solution:
         try:
             torch.set_default_dtype(self.dtype)
             yield
-            if new := [printable(name) for name in self.ask("replaced")]:
+            if new := self.ask("replaced"):
                 raise Fault(f"it replaces {', '.join(new[:3])}")
             self.finish()
         except BaseException as error:
@@ -198,10 +193,11 @@ class Solution:
         """End the copy, if it is still there."""
         if self.process.alive and self.copied:
             self.copied = False
+            self.process.give(5)
             self.process.send("done")
-            if (ended := self.receive_in(5)) != {"end": 0}:
+            if self.process.receive() != {"end": 0}:
                 self.process.close()
-                raise Ended(how(ended["end"]) if isinstance(ended, dict) and isinstance(ended.get("end"), int) else NO_ANSWER)
+                raise Ended("it does not end with the check")
 
     def ask(self, function, *arguments, **options):
         """What one of the tools on the other side gives for these arguments."""
@@ -212,8 +208,8 @@ class Solution:
                 self.copied = False
                 raise Ended(how(int(reply["end"])))
             if "error" in reply:
-                raise Raised(printable(reply["error"]))
-            return unpack(reply["value"], lambda data: Remote(self, int(data["object"]), printable(data["type"])))
+                raise Raised(str(reply["error"]))
+            return unpack(reply["value"], lambda data: Remote(self, int(data["object"]), str(data["type"])))
         except (TypeError, KeyError, ValueError, OverflowError, RecursionError):
             self.process.close()
             raise Ended(NO_ANSWER) from None

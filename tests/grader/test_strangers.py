@@ -5,13 +5,14 @@ import json
 import socket
 import subprocess
 import sys
+from contextlib import closing
 
 import psutil
 import pytest
 
 import solution
 from notebook import ROOT, write_notebook
-from solution import NO_ANSWER, start_nursery
+from solution import NO_ANSWER, Solution, start_nursery
 from test_planted_mistakes import DATASETS, FLOW, LAYER, STUDENT, failures, graded, replaced
 from test_solution import CHECKS
 
@@ -143,8 +144,8 @@ ATTACKS = {  # {what to_np does: words of its verdict, none if it passes}
     "os._exit(3)": "it ends the process (exit code 3)",
     "raise SystemExit(0)": "SystemExit in to_np",
     "raise KeyboardInterrupt": "KeyboardInterrupt in to_np",
-    "import ctypes; ctypes.string_at(0)": "it crashes the process (SIGSEGV)",
-    "os.abort()": "it crashes the process (SIGABRT)",
+    "import ctypes; ctypes.string_at(0)": "it crashes the process (Segmentation fault)",
+    "os.abort()": "it crashes the process (Aborted)",
     "os.kill(os.getpid(), 9)": "it is killed",
     "os.kill(os.getppid(), 9)": "it is killed",
     "os.kill(-1, 9)": "it is killed",
@@ -190,6 +191,9 @@ class Liar:
 """
 
 
+NEED_NAMESPACES = ("os.kill(-1", "socket.create", "for i in range(99): open", "open(NOTEBOOK", "open(HERE")
+
+
 @pytest.mark.parametrize("code", ATTACKS)
 def test_an_attack_costs_the_check_in_which_it_happens(tmp_path, monkeypatch, code):
     monkeypatch.setenv("SECRET", "x")
@@ -200,6 +204,9 @@ def test_an_attack_costs_the_check_in_which_it_happens(tmp_path, monkeypatch, co
         setup = f"{SETUP}\nHERE = {str(tmp_path)!r}\nNOTEBOOK = HERE + '/hostile.ipynb'\n"
         path = write_notebook(tmp_path / "hostile.ipynb", [setup + cells[0], *cells[1:]])
         content = path.read_bytes()
+        with closing(Solution(path)) as found:
+            if code.startswith(NEED_NAMESPACES) and not found.alone:
+                pytest.skip("the system gives no namespaces")
         titles = "the flow has as many", "to_np turns", "the batches are the same"
         number, array, other = graded(path, titles=titles).values()
     assert path.read_bytes() == content and list(tmp_path.iterdir()) == [path]
@@ -216,6 +223,14 @@ def test_replaced_tools_are_named_and_do_not_help(tmp_path):
     words, off = failed.values()
     assert words == "it replaces numpy.abs, torch Tensor.__le__, torch Tensor.__gt__, torch Tensor.abs"
     assert "Circles is off" in off
+
+
+def test_the_grader_outlives_the_process_that_makes_the_others(tmp_path):
+    path = write_notebook(tmp_path / "right.ipynb", STUDENT)
+    for _ in range(2):
+        assert not failures(graded(path, titles=("to_np",)))
+        start_nursery()[0].kill()
+        start_nursery()[0].wait()
 
 
 def make_test(notebook, *options):
