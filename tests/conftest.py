@@ -71,7 +71,7 @@ def pytest_terminal_summary(terminalreporter, config):
     if config.option.notebook.is_dir():
         terminalreporter.section(f"points, also in {TABLE.relative_to(ROOT)}")
         TABLE.parent.mkdir(exist_ok=True)
-        TABLE.write_text(table({path.name: verdicts for path, verdicts in sheets.items()}))
+        TABLE.write_text(table({printable(path.name): verdicts for path, verdicts in sheets.items()}))
         terminalreporter.write(TABLE.read_text())
 
 

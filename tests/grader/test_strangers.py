@@ -171,6 +171,10 @@ ATTACKS = {  # {what to_np does: words of its verdict, none if it passes}
     "os.symlink(HERE, 'link')": None,
     "raise ValueError('\\x1b[2J\\n  PASS  all\\n' + 'x' * 10**6)": "ValueError in to_np (code cell 7: `raise ValueError(",
     "torch.Tensor.sum = torch.Tensor.mean": "it replaces torch Tensor.sum",
+    "import builtins; builtins.callable = lambda x: False": "it replaces builtins.callable",
+    "import ctypes; c = ctypes.CDLL(None); c.unshare(0x10020000); c.mount(None, b'/', None, 4128, None); open(HERE + '/x', 'w')":
+        "Error",
+    "[open(f'/proc/{n}/mem', 'r+b') for n in os.listdir('/proc') if n.isdigit() and int(n) < os.getppid()]": "Error",
     f"os.write({SOCKET}, b'x' * 999 + b'\\n')": NO_ANSWER,
     f"os.write({SOCKET}, b'{{}}\\n')": NO_ANSWER,
     f"os.write({SOCKET}, b'3\\n')": NO_ANSWER,
@@ -191,7 +195,7 @@ class Liar:
 """
 
 
-NEED_NAMESPACES = ("os.kill(-1", "socket.create", "for i in range(99): open", "open(NOTEBOOK", "open(HERE")
+NEED_NAMESPACES = ("os.kill(-1", "socket.create", "for i in range(99): open", "open(NOTEBOOK", "open(HERE", "import ctypes; c")
 
 
 @pytest.mark.parametrize("code", ATTACKS)
