@@ -121,7 +121,7 @@ def coupling(layer, mask, v, direction, s_masked=True, t_masked=True, scaled=Tru
     inputs = {"kept": mask * v, "all": v, "moved": (1 - mask) * v}[seen]
     s = s_sign * layer.s_func(inputs) * (layer.scale_factor if scaled else 1) * (1 - mask if s_masked else 1)
     t = t_sign * layer.t_func(inputs) * (1 - mask if t_masked else 1)
-    scale = s.exp() if exponentiated else s
+    scale = s.exp() if exponentiated else s + mask
     if direction == "forward":
         out = (v + t) * scale if swapped else v * scale + t
         return out.detach().double(), s.sum(-1).detach().double()
@@ -265,7 +265,9 @@ def log_det(CouplingLayer, direction):
                 "it is the mean over the coordinates, not their sum": expected / 2,
                 "it is the determinant, not its logarithm": expected.exp(),
                 "it is always 0": torch.zeros(9).double(),
-            } | {f"in it, {cause}": value for cause, value in own.items()}
+                **{f"in it, {cause}": value for cause, value in own.items()},
+                **{f"summed over the batch, and in it, {cause}": value.sum().expand(9) for cause, value in own.items()},
+            }
 
         compare("the log-determinant", mapped(layer, v, direction)[1], expected, causes)
 

@@ -3,6 +3,7 @@
 import csv
 import inspect
 import io
+import math
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -104,8 +105,8 @@ def numbers(what, value, *shape):
 
 
 def near(actual, expected):
-    """Whether two tensors agree up to TOLERANCE."""
-    return bool((actual - expected).abs().max() <= TOLERANCE * (1 + expected.abs().max()))
+    """Whether two tensors of finite numbers agree up to TOLERANCE."""
+    return bool((actual - expected).abs().max() <= TOLERANCE * (1 + expected.abs().max()) < math.inf)
 
 
 def compare(what, actual, expected, causes=dict, otherwise="no usual mistake gives these numbers"):

@@ -346,6 +346,7 @@ def watched(CouplingFlow, train, points, centre, lowest_after, **options):
             steps = sum(not torch.equal(a, b) for (_, a), (_, b) in zip(notes, notes[1:]))
             return (self.centre - self.centre.detach()).sum() - ((steps - lowest_after) / 10) ** 2 + 0 * x.sum(-1)
 
+    vars(np)["Inf"] = np.inf  # so that the handout's old name for it fails where training is tried, and not here as well
     model = Watched(1)
     model.centre = torch.nn.Parameter(torch.full((2,), centre, dtype=torch.float64))
     best, *losses = train(model, Points(points), **options)

@@ -164,6 +164,7 @@ class Solution:
             self.copy()
         except Ended:  # since the last check, which is not this one's fault
             self.copy()
+        before = torch.get_default_dtype()
         try:
             torch.set_default_dtype(self.dtype)
             yield
@@ -177,7 +178,7 @@ class Solution:
                 self.seconds = min(self.seconds, AFTER_A_TIMEOUT)
             raise
         finally:
-            torch.set_default_dtype(torch.float32)
+            torch.set_default_dtype(before)
 
     def copy(self):
         if not self.process.alive:

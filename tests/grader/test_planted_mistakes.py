@@ -24,6 +24,7 @@ IN_STUDENT = [
     (LAYER, "t is not masked", "self.t_func(y_keep) * (1 - self.mask)", "self.t_func(y_keep)"),
     (LAYER, "scale_factor is forgotten", "self.scale_factor * self.s_func(x_keep)", "self.s_func(x_keep)"),
     (LAYER, "scale_factor is forgotten", "self.s_func(y_keep) * self.scale_factor", "self.s_func(y_keep)"),
+    (LAYER, "s is not exponentiated", "x * log_scale.exp()", "x * log_scale"),
     (LAYER, "s has the wrong sign", "* x * log_scale.exp()", "* x * (-log_scale).exp()"),
     (LAYER, "s_func and t_func get the whole input", "y_keep = self.mask * y", "y_keep = y"),
     (LAYER, "one number for a batch of 9 samples: summed over the batch", "log_scale.sum(dim=1)", "log_scale.sum()"),
