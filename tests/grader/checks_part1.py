@@ -1,6 +1,7 @@
 """Checks of Part I, for notebooks that define its functions by our names and parameters."""
 
 import math
+from itertools import product
 
 import numpy as np
 import torch
@@ -61,22 +62,15 @@ def mixture_components(solution, sample_gaussian_mixture):
 def mixture_density(gaussian_mixture_density):
     x = np.random.default_rng(0).normal(1, 1, (60, 2))
     for sigma in (0.5, 1.5):
-        expected = mixture(x, sigma)
-        compare(
-            f"the density for sigma = {sigma}",
-            numbers("the density", gaussian_mixture_density(x, sigma, MEANS), 60),
-            tensor(expected),
-            lambda sigma=sigma, expected=expected: {
-                cause: tensor(value)
-                for cause, value in {
-                    "sigma is used as the variance": mixture(x, math.sqrt(sigma)),
-                    "sigma² is used as the standard deviation": mixture(x, sigma**2),
-                    "the factor 1/M is forgotten": 4 * expected,
-                    "the factor 1/(2πσ²) is forgotten": expected * 2 * math.pi * sigma**2,
-                    "it has the factor of one dimension": expected * math.sqrt(2 * math.pi) * sigma,
-                }.items()
-            },
-        )
+        expected, found = tensor(mixture(x, sigma)), numbers("the density", gaussian_mixture_density(x, sigma, MEANS), 60)
+        causes = {
+            "sigma is used as the variance": tensor(mixture(x, math.sqrt(sigma))),
+            "sigma² is used as the standard deviation": tensor(mixture(x, sigma**2)),
+            "the factor 1/M is forgotten": 4 * expected,
+            "the factor 1/(2πσ²) is forgotten": expected * 2 * math.pi * sigma**2,
+            "it has the factor of one dimension": expected * math.sqrt(2 * math.pi) * sigma,
+        }
+        compare(f"the density for sigma = {sigma}", found, expected, lambda: causes)
 
 
 # Spiral --------------------------------------------------------------------------------------------------------------
@@ -115,11 +109,8 @@ def spiral_sampler(solution, sample_spiral):
     counts, rng = cells(drawn), np.random.default_rng(1)
     measured = chi_square(counts, cells(spiral_samples(rng, 10 * MANY)))
     if not measured < 1.6:
-        causes = (
-            cause
-            for cause, mistake in SPIRAL_MISTAKES.items()
-            if chi_square(counts, cells(spiral_samples(rng, 10 * MANY, **mistake))) < 1.6
-        )
+        causes = (cause for cause, mistake in SPIRAL_MISTAKES.items()
+                  if chi_square(counts, cells(spiral_samples(rng, 10 * MANY, **mistake))) < 1.6)
         raise Fault(f"χ² per cell is {measured:.1f} instead of 1: {next(causes, 'no usual mistake gives these samples')}")
 
 
@@ -139,15 +130,11 @@ def spiral(x, sd=0.5, negative=True, windings=2, jacobian=True):
 def spiral_formula(spiral_density):
     rng = np.random.default_rng(0)
     x = np.concatenate([rng.normal(0, 0.5, (60, 2)), rng.normal(0, 3.5, (60, 2))])
+    rho, found = tensor(np.hypot(*x.T)), numbers("the density", spiral_density(x), 120)
     mistakes = SPIRAL_MISTAKES | {"the factor 1/ρ is forgotten": {"jacobian": False}}
-    compare(
-        "the density times ρ",
-        *(tensor(value * np.hypot(*x.T)) for value in (numbers("the density", spiral_density(x), 120).numpy(), spiral(x))),
-        lambda: (
-            {"only the first winding is counted": tensor(spiral(x, windings=1) / 2 * np.hypot(*x.T))}
-            | {cause: tensor(spiral(x, **mistake) * np.hypot(*x.T)) for cause, mistake in mistakes.items()}
-        ),
-    )
+    causes = {"only the first winding is counted": tensor(spiral(x, windings=1)) / 2 * rho}
+    causes |= {cause: tensor(spiral(x, **mistake)) * rho for cause, mistake in mistakes.items()}
+    compare("the density times ρ", found * rho, tensor(spiral(x)) * rho, lambda: causes)
 
 
 # Kernel density estimate ---------------------------------------------------------------------------------------------
@@ -176,13 +163,8 @@ def estimate(x, samples, H, argument="", factor=""):
 
 def estimate_causes(x, samples, H):
     correct = estimate(x, samples, H)
-    mistakes = {
-        " and ".join(filter(None, (argument, factor))): estimate(x, samples, H, argument, factor)
-        for argument in ARGUMENTS
-        for factor in FACTORS
-        if argument or factor
-    }
-    return mistakes | {
+    pairs = [pair for pair in product(ARGUMENTS, FACTORS) if any(pair)]
+    return {" and ".join(filter(None, pair)): estimate(x, samples, H, *pair) for pair in pairs} | {
         "the factor 1/N is forgotten": correct * len(samples),
         "the factor 1/(2π) is forgotten": correct * 2 * np.pi,
         "the kernel has the factor of one dimension": correct * math.sqrt(2 * np.pi),
@@ -215,16 +197,10 @@ def kernel_grid(kernel_density_on_grid, H):
     samples, ys = rng.normal(0, [1, 0.4], (200, 2)) + [0.5, -0.5], axis + 0.3
     x = plane(axis, ys)
     found = numbers("the estimate", kernel_density_on_grid(axis, ys, samples, H), 12, 12)
-
-    def causes():
-        correct = estimate(x, samples, H).reshape(12, 12)
-        wrong = {cause: value.reshape(12, 12) for cause, value in estimate_causes(x, samples, H).items()}
-        return {
-            "the grid is transposed: entry [i, j] is at (xs[j], ys[i])": correct.T,
-            "the grid is upside down": correct.flip(1),
-        } | wrong
-
-    compare("the estimate", found, estimate(x, samples, H).reshape(12, 12), causes)
+    correct = estimate(x, samples, H).reshape(12, 12)
+    causes = {"the grid is transposed: entry [i, j] is at (xs[j], ys[i])": correct.T, "the grid is upside down": correct.flip(1)}
+    causes |= {cause: value.reshape(12, 12) for cause, value in estimate_causes(x, samples, H).items()}
+    compare("the estimate", found, correct, lambda: causes)
 
 
 @check(GRID, "the first axis of the result belongs to xs, the second to ys", SIGNATURES)

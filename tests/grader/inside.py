@@ -168,7 +168,7 @@ def exiting():
 
 
 def keep(sock, control, request):
-    """Run the solution below this process until the grader closes `control`; end it all, and tell how the solution ended."""
+    """Run the solution below this process until the grader says so or is gone; end it all, and tell how the solution ended."""
     libc = ctypes.CDLL(None)
     spaces = new_namespaces(libc)
     if os.fork():
