@@ -51,7 +51,7 @@ def verdicts_of(config):
     """{notebook: its pairs of a check and its verdict}."""
     sheets = {path: [] for path in notebooks(config)}
     for path, *verdict in config.stash.get(VERDICTS, ()):
-        sheets[path].append(verdict)
+        sheets.setdefault(path, []).append(verdict)
     return sheets
 
 
