@@ -148,9 +148,9 @@ class Definitions:
             self.namespace.pop(name, None)
 
     def refuse_own_functions(self, statement):
-        """Raise NotExecuted if a statement calls a function or an object of the notebook: it might train. A loop might too."""
+        """Raise NotExecuted if a statement reads what is not there or calls something of the notebook: it might train."""
         known = {**vars(builtins), **dict.fromkeys([*self.failures, *names_changed(statement)]), **self.namespace}
-        if isinstance(statement, LOOPS) and (unknown := sorted(names_read(ast.unparse(statement)) - set(known))):
+        if isinstance(statement, (*LOOPS, *ASSIGNMENTS)) and (unknown := sorted(names_read(ast.unparse(statement)) - set(known))):
             raise NotExecuted(f"it reads {unknown[0]}")
         for call in calls(statement):
             name = root_name(call)

@@ -95,7 +95,8 @@ def test_free_bits_would_show(as_here):
 def said_of_the_arithmetic(*before):
     """What the notebook says of its arithmetic, in a process that has executed some statements before."""
     code = ["import os, torch", "torch.set_num_threads(1)", *before, "os.environ.setdefault('MKL_CBWR', 'COMPATIBLE')",
-            "from notebook import code_cells, load_definitions, source", "nb = load_definitions()", "nb['say'] = print",
+            "from notebook import code_cells, load_definitions, source", "nb = load_definitions()",
+            "nb.update(say=print, bound='')",
             "exec(next(source(cell) for cell in code_cells() if 'DIGEST = ' in source(cell)), nb)"]
     environment = {key: value for key, value in os.environ.items() if key != "MKL_CBWR"}
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
