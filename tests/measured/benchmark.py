@@ -320,14 +320,14 @@ def table_of_notebook(step_seconds, scipy_seconds):
     epochs = {9: 3 * 500 + 1000, 10: 2 * 250, 11: 400, 12: 2 * 250}  # by task, with 1500 samples
     steps = sum(epochs.values()) * per_epoch + 400 * per_epoch_3000
     training, estimates = steps * step_seconds, 9 * scipy_seconds
-    rows = [["the notebook, executed once", whole], ["the handout's route, projected", training + estimates],
+    rows = [["the notebook, executed once", whole], ["the assignment's route, projected", training + estimates],
             [f"– {steps:,} steps of the {LOOP}", training], [f"– nine estimates by {SCIPY}", estimates]]
     say_table(["", "seconds", "÷ the notebook"], [[name, short(t), short(t / whole)] for name, t in rows])
     for key, t in (("notebook", whole), ("handout_route", training + estimates)):
         QUOTED[f"benchmark.{key}.seconds"] = short(t)
     say(f"""The notebook is timed once, as it stands; the rest is projected from tables 1 and 2. It also runs its checks and
 draws its figures, trains {nb.NUM_RUNS} runs of each flow and the controls, and what comes after Task 12; the
-handout's route trains each flow once and draws nothing.""")
+assignment's route trains each flow once and draws nothing.""")
 
 
 def machine():
