@@ -57,7 +57,7 @@ def measure():
     for dist_type in nb["TOY_SETS"]:
         for key, value in nb["evaluate_kernel"](dist_type, nb["sample_2d_datasets"](dist_type, 1500)).items():
             nb["record"](f"kde.{dist_type}.{key}", value)
-    for d in (nb["mixture"]("mixture_half", "", 0.5, (-2.5, 4.5)), nb["mixture"]("mixture_one", "", 1.0, (-4.5, 6.5))):
+    for d in (nb["mixture"]("mixture_half", "", (-2.5, 4.5)), nb["mixture"]("mixture_one", "", (-4.5, 6.5))):
         for name, value in zip(("bias", "variance"), nb["simulated_mise"](d, 0.1, nb["np"].random.default_rng(2))):
             nb["record"](f"mise.{d.key}.{name}", value)
     return {"weights": digest.hexdigest(), **nb["RESULTS"]}
