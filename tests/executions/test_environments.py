@@ -3,7 +3,7 @@
 The oldest versions that the notebook supports are those of Colab's runtime, in environments/colab.txt. They lie in a
 folder of their own ahead of the installed ones; PyTorch and Jupyter are the installed ones. What is executed is one run:
 on these versions, by a shell that says that it is Colab's, with `google.colab` at hand, warnings as errors, the parent
-folder and HOME read-only, and old files in figures/.
+folder and HOME read-only, and old files in figures/. Every cell runs, but each flow is trained twice instead of eight times.
 """
 
 import json
@@ -19,7 +19,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from conclusions import claims
 from notebook import NOTEBOOK, ONE_THREAD, ROOT, code_cells, execute_alone, source, write_notebook
 from rerun import arithmetic, other_numbers, read_results, saved_texts
 
@@ -71,9 +70,12 @@ def in_colab(base, environment):
     for old in (ROOT / "figures").iterdir():
         (alone / "figures" / old.name).write_text("old")
     (alone / "figures" / "notes.txt").write_text("mine")
+    notebook, runs = NOTEBOOK.read_text(), '"NUM_RUNS = 8 '
+    assert notebook.count(runs) == 1
+    (alone / NOTEBOOK.name).write_text(notebook.replace(runs, '"NUM_RUNS = 2 '))
     for folder in (alone.parent, home):
         folder.chmod(0o555)
-    yield execute_alone(alone, *BOUND, **environment, HOME=str(home))
+    yield execute_alone(alone, *BOUND, notebook=alone / NOTEBOOK.name, **environment, HOME=str(home))
     for folder in (alone.parent, home):
         folder.chmod(0o755)
 
@@ -110,15 +112,19 @@ def test_writes_figures_over_old_ones_and_leaves_other_files_alone(in_colab):
     assert b"old" not in contents.values()
 
 
-def test_draws_the_same_conclusions(in_colab):
-    assert [claim for claim, holds in claims(read_results(in_colab.parent)).items() if not holds] == []
-
-
-def test_gives_the_same_numbers_and_text(in_colab):
+def test_gives_the_same_text_up_to_the_runs_of_flows(in_colab):
     if arithmetic(in_colab):
-        pytest.skip(f"only claims are compared, not digits: {arithmetic(in_colab)}")
-    assert other_numbers(in_colab.parent) == {}
-    assert saved_texts(in_colab) == saved_texts(NOTEBOOK)
+        pytest.skip(f"digits are not compared: {arithmetic(in_colab)}")
+    first, = [i for i, cell in enumerate(code_cells()) if source(cell).startswith("NUM_RUNS")]
+    assert saved_texts(in_colab)[:first] == saved_texts(NOTEBOOK)[:first]
+
+
+def test_gives_the_same_numbers_of_part_one_and_run_0(in_colab):
+    if arithmetic(in_colab):
+        pytest.skip(f"digits are not compared: {arithmetic(in_colab)}")
+    known = [key for key in read_results(in_colab.parent) if key.startswith("part1.") or ".own." in key and "rank" not in key]
+    assert len(known) > 150
+    assert other_numbers(in_colab.parent).keys() & known == set()
 
 
 def test_it_would_call_colab_if_asked_to(tmp_path):

@@ -41,8 +41,8 @@ def measure():
     nb = load_definitions()
     torch.set_num_threads(int(os.environ.get("THREADS", 1)))
     os.cpu_count = lambda: int(os.environ.get("WORKERS", 2))
-    arms = {"K2": nb["Arm"]("GaussiansRot", 40, 2), "K4": nb["Arm"]("GaussiansRot", 40),
-            "Moons": nb["Arm"]("Moons", epochs=60, num_samples=3000)}
+    arms = {"K2": nb["Arm"]("GaussiansRot", 20, 2), "K4": nb["Arm"]("GaussiansRot", 20),
+            "Moons": nb["Arm"]("Moons", epochs=20, num_samples=3000)}
     modes = {"modes": nb["Arm"]("Circles", epochs=20, prior=partial(nb["MixturePrior"], nb["NUM_MODES"]))}
     runs = {**nb["train_arms"](arms, range(5)), **nb["train_arms"](modes, range(3), nb["DECAY"])}
     torch.set_num_threads(1)  # as in the notebook: MKL promises the same bits for one number of threads only

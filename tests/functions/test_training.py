@@ -219,16 +219,14 @@ def test_best_epoch_is_kept_where_validation_has_500_samples(nb, method, num_sam
     assert (trained is model) == (kept == "last")
 
 
-def test_divergence_is_named_and_the_others_survive(nb):
+def test_divergence_is_named_and_no_weight_is_changed(nb):
     models = [new_flow(nb, i, 2) for i in range(3)]
-    before = [p.detach().clone() for p in models[1].parameters()]
+    before = [[p.detach().clone() for p in model.parameters()] for model in models]
     datasets = [nb.ToyDataset("Moons", 100), Points(np.full((100, 2), 1e200)), nb.ToyDataset("Circles", 100)]
-    with pytest.raises(nb.TrainingDiverged, match="model 1 in epoch 0") as error:
+    with pytest.raises(nb.TrainingDiverged, match="model 1 in epoch 0"):
         nb.train_together(models, datasets, 3, generators=generators(range(3)))
-    assert error.value.epochs == {1: 0} and error.value.results[1] is None
-    same_weights(models[1], before, rtol=0, atol=0)
-    alone = nb.train_together([new_flow(nb, 2, 2)], [datasets[2]], 3, generators=generators([2]))[0]
-    np.testing.assert_allclose(error.value.results[2][1], alone[1], rtol=1e-9)
+    for model, weights in zip(models, before):
+        same_weights(model, weights, rtol=0, atol=0)
     with pytest.raises(nb.TrainingDiverged, match="epoch 0"):
         nb.train(new_flow(nb, 0, 2), datasets[1], 500)
 
@@ -245,7 +243,7 @@ def test_divergence_later_names_its_epoch(nb, method):
     real_loss, real_log_probability = nb.stacked_loss, model.log_probability
     model.log_probability = lambda x: breaks_in_epoch_two(real_log_probability(x))
     broken = {"stacked_loss": lambda *arguments: breaks_in_epoch_two(real_loss(*arguments))}
-    with changed(nb.train_stack, **broken), pytest.raises(nb.TrainingDiverged, match="model 0 in epoch 2"):
+    with changed(nb.train_stack, **broken), pytest.raises(nb.TrainingDiverged, match="in epoch 2"):
         trained_by(nb, method, model, nb.ToyDataset("Moons", 100), 10)
     assert len(calls) == {"train": 8, "train_together": 9}[method]  # it stops there
     same_weights(model, before, rtol=0, atol=0)

@@ -1,7 +1,5 @@
 """What notebook and report conclude: the claims in their prose, as conditions on the recorded numbers."""
 
-import numpy as np
-
 MIXTURES = ("mixture_half", "mixture_one")
 DATASETS = ("Circles", "Moons", "GaussiansGrid", "GaussiansRot")
 
@@ -82,8 +80,8 @@ def four_flows(values):
         "they put several times the right mass outside": at("GaussiansRot", "stray_mass.min") > 3 * 0.01,
         "the grid nearly the right one": 0.005 < at("GaussiansGrid", "stray_mass.median") < 0.02,
         "all four overfit": all(at(d, "overfitting_nats.min") > 0 for d in DATASETS),
-        "few points make the largest KL":
-            values["part2.task09.largest_kl.standard_error_nats"] > values["part2.task09.largest_kl.nats"] / 3,
+        "one KL on the grid is far above their median":
+            at("GaussiansGrid", "kl_nats.max") > 100 * at("GaussiansGrid", "kl_nats.median"),
     }
 
 
@@ -174,18 +172,17 @@ def ladder(values):
             all(at("rung0", d, "minus_kernel.total_variation.low") > 0 for d in DATASETS),
         "in all runs": values["beyond.kernel_closer"] == 4 * values["setup.num_runs"],
         "at the top the flow is closer than the kernel on all four": gains_on("top", "minus_kernel") == {*DATASETS},
-        "so is the average of five mixtures": gains_on("mixtures", "minus_kernel") == {*DATASETS},
-        "no single flow or mixture is":
-            all(gains_on(rung, "minus_kernel") != {*DATASETS} for rung in ("rung3", "rung4", "rung5", "mixture")),
-        "60 epochs lose on all but the grid": {d for d, low in change("rung1", "low").items() if low > 0} ==
-            {*DATASETS} - {"GaussiansGrid"},
+        "only there":
+            all(gains_on(rung, "minus_kernel") != {*DATASETS} for rung in ("rung3", "rung4", "rung5", "mixture", "mixtures")),
+        "40 epochs lose on every dataset": all(low > 0 for low in change("rung1", "low").values()),
         "most where modes have to be torn apart":
             min(short[d] for d in torn) > max(short[d] for d in DATASETS if d not in torn) > 0,
-        "on these three the stray mass more than doubles":
+        "on all but the grid the stray mass more than doubles":
             all(at("rung1", d, "stray_mass.median") > 2 * at("rung0", d, "stray_mass.median") for d in ("Circles", *torn)),
-        "shuffled batches gain nothing by themselves": min(change("rung2", "mean").values()) > 0,
+        "shuffled batches change nothing for sure":
+            max(change("rung2", "low").values()) < 0 < min(change("rung2", "high").values()),
         "a decaying learning rate gains on the blobs": gains_on("rung3") == blobs,
-        "and nothing on the ring and the moons": min(change("rung3", "mean")[d] for d in ("Circles", "Moons")) > 0,
+        "and loses on the moons": change("rung3", "low")["Moons"] > 0,
         "the prior with modes pays most on every dataset": gains_on("rung4") == {*DATASETS} and all(
             change("rung4", "mean")[d] < min(change(rung, "mean")[d] for rung in ("rung1", "rung2", "rung3", "rung5", "top"))
             for d in DATASETS),
@@ -194,22 +191,19 @@ def ladder(values):
         "one such flow is closer on the five Gaussians": gains_on("rung4", "minus_kernel") == {"GaussiansRot"},
         "and about level with the kernel":
             all(abs(at("rung4", d, "minus_kernel.total_variation.mean")) < 0.02 for d in DATASETS),
-        "eight layers gain nothing any more": min(change("rung5", "mean").values()) > 0,
+        "eight layers gain nothing any more": gains_on("rung5") == set(),
         "the average gains on every dataset": gains_on("top") == {*DATASETS},
         "a mixture alone is a little behind the kernel on all but the five Gaussians": all(
             (0 < at("mixture", d, "minus_kernel.total_variation.low") < 0.02) != (d == "GaussiansRot") for d in DATASETS),
-        "the layers of a single flow gain on the moons and the grid":
-            gains_on("rung4", "minus_mixture") == {"Moons", "GaussiansGrid"},
-        "by KL those of the average add nothing elsewhere":
-            all(at("top", d, "kl_nats.median") > at("mixtures", d, "kl_nats.median") for d in {*DATASETS} - {"GaussiansGrid"}),
-        "those of the average on the grid only": gains_on("top", "minus_mixture") == {"GaussiansGrid"},
+        "averaged, mixtures beat the kernel on all but the grid":
+            gains_on("mixtures", "minus_kernel") == {*DATASETS} - {"GaussiansGrid"},
+        "where they are level with it": -0.01 < at("mixtures", "GaussiansGrid", "minus_kernel.total_variation.mean") < 0,
+        "the layers gain on the blobs, with one flow and with four":
+            blobs == gains_on("rung4", "minus_mixture") == gains_on("top", "minus_mixture") - {"Moons"},
+        "on the moons the interval of their gain ends at 0": abs(change("top", "high", "minus_mixture")["Moons"]) < 0.0005,
+        "by KL they gain on the grid only": {d for d in DATASETS if at("top", d, "kl_nats.median") <
+            0.95 * at("mixtures", d, "kl_nats.median")} == {"GaussiansGrid"},
     }
-
-
-def split_both(seed):
-    """Whether alternating masks split both moons of this seed's four coordinates."""
-    side = np.argsort(np.random.default_rng(seed).permutation(4)) % 2
-    return side[0] != side[1] and side[2] != side[3]
 
 
 def dimensions(values):
@@ -225,12 +219,8 @@ def dimensions(values):
         "so it is by the median of the log ratio":
             all(at(d, f"{first}.median_nats.median") < at(d, f"{second}.median_nats.median")
                 for d, (first, second) in better.items()),
-        "at 4 dimensions the flow is closer than the mixtures where its masks split both moons":
-            at(4, "split_nats.max") < at(4, "no_layers.kl_nats.min"),
-        "that is in five runs": sum(split_both(seed) for seed in range(8)) == 5,
-        "and in one of the three where they split neither": at(4, "flow_below_no_layers") == 5 + 1,
-        "at 8 it is closer in all runs but one, at 16 the mixtures are in all but two":
-            [at(d, "flow_below_no_layers") for d in (8, 16)] == [7, 2],
+        "the flow is closer than the mixtures in six and seven runs at 4 and 8 dimensions, the mixtures in six at 16":
+            [at(d, "flow_below_no_layers") for d in (4, 8, 16)] == [6, 7, 8 - 6],
         "at 8 and 16 the kernel is behind the mixtures, too":
             all(at(d, "no_layers.kl_nats.max") < at(d, "kernel.kl_nats.min") for d in (8, 16)),
         "at 2 the flow is worse than both":
@@ -238,8 +228,8 @@ def dimensions(values):
         "no standard error at 8 and 16 dimensions exceeds the flow's at 8":
             max(at(d, f"{name}.largest_standard_error_nats") for d in (8, 16) for name in ("kernel", "flow", "no_layers"))
             == at(8, "flow.largest_standard_error_nats"),
-        "the ladder's flow with modes is not": values["beyond.rung4.Moons.kl_nats.median"] <
-            1.1 * values["beyond.kernel.Moons.kl_nats.median"],
+        "the top of the ladder is closer than the kernel on the moons alone":
+            values["beyond.top.Moons.kl_nats.median"] < values["beyond.kernel.Moons.kl_nats.median"],
         "the kernel widens with the dimension": h == sorted(h),
         "until it is several times as wide as the moons are thick": h[-1] > 0.3,
         "leave-one-out likelihood finds nearly the h of the exact MISE":
