@@ -17,7 +17,7 @@ from rerun import read_results
 NAME = "ee048954_hw1"
 SOURCE, PDF = ROOT / "report" / f"{NAME}.tex", ROOT / "report" / f"{NAME}.pdf"
 # Bandwidths, the spiral's variance, the toy datasets' noise, factor and radius; the mass beyond 99 %, learning rates.
-CONSTANTS = {"0.1", "0.25", "0.5", "0.8", "2.5", "0.01", "0.015", "0.003"}
+CONSTANTS = {"0.1", "0.25", "0.5", "0.8", "2.5", "0.01", "0.015", "0.005"}
 HAS_TEX = all(map(shutil.which, ("latexmk", "pdflatex", "bibtex")))
 
 
