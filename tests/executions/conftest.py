@@ -18,6 +18,7 @@ import urllib.request
 import pytest
 
 from notebook import NOTEBOOK, ONE_THREAD, ROOT, code_cells, execute_alone
+from rerun import COLAB
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -46,6 +47,15 @@ def write_without_outputs(path):
         if cell["cell_type"] == "code":
             cell["outputs"], cell["execution_count"] = [], None
     path.write_text(json.dumps(notebook))
+
+
+@pytest.fixture(scope="session")
+def colab_packages(tmp_path_factory):
+    """A folder with Colab's versions, to come first in PYTHONPATH."""
+    packages = tmp_path_factory.mktemp("colab") / "packages"
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps",
+                    "--target", str(packages), "-r", str(COLAB)], check=True)
+    return packages
 
 
 @pytest.fixture(scope="session")

@@ -3,9 +3,11 @@
 import json
 import math
 import re
+from pathlib import Path
 
 from notebook import ROOT, code_cells
 
+COLAB = Path(__file__).parent / "environments" / "colab.txt"  # the versions of its runtime
 RELATIVE = 1e-6  # by which recorded numbers may differ; they are kept to eight digits
 
 

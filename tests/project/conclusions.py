@@ -109,7 +109,7 @@ def depth(values):
         "eight layers gain again in every run":
             gained < 0 and lower(values, "task10.more", "total_variation", "kl_nats") == [8, 8],
         "the overfitting rises in most runs": lower(values, "task10.layers", "overfitting_nats")[0] <= 2,
-        "from four to eight it does not": lower(values, "task10.more", "overfitting_nats")[0] >= 4,
+        "from four to eight it shows no clear change": lower(values, "task10.more", "overfitting_nats") == [4],
         "by less than the training data gain":
             0 < median(values, "task10.layers", "overfitting_nats") < -median(values, "task10.layers", "training_gap_nats"),
     }
@@ -179,7 +179,7 @@ def ladder(values):
             min(short[d] for d in torn) > max(short[d] for d in DATASETS if d not in torn) > 0,
         "on all but the grid the stray mass more than doubles":
             all(at("rung1", d, "stray_mass.median") > 2 * at("rung0", d, "stray_mass.median") for d in ("Circles", *torn)),
-        "shuffled batches change nothing for sure":
+        "shuffled batches show no clear change":
             max(change("rung2", "low").values()) < 0 < min(change("rung2", "high").values()),
         "a decaying learning rate gains on the blobs": gains_on("rung3") == blobs,
         "and loses on the moons": change("rung3", "low")["Moons"] > 0,
@@ -195,13 +195,20 @@ def ladder(values):
         "the average gains on every dataset": gains_on("top") == {*DATASETS},
         "a mixture alone is a little behind the kernel on all but the five Gaussians": all(
             (0 < at("mixture", d, "minus_kernel.total_variation.low") < 0.02) != (d == "GaussiansRot") for d in DATASETS),
-        "averaged, mixtures beat the kernel on all but the grid":
-            gains_on("mixtures", "minus_kernel") == {*DATASETS} - {"GaussiansGrid"},
-        "where they are level with it": -0.01 < at("mixtures", "GaussiansGrid", "minus_kernel.total_variation.mean") < 0,
+        "averaged, mixtures beat the kernel on three": gains_on("mixtures", "minus_kernel") == {*DATASETS} - {"GaussiansGrid"},
+        "on the grid the interval reaches 0": 0 < change("mixtures", "high", "minus_kernel")["GaussiansGrid"] < 0.0005,
         "the layers gain on the blobs, with one flow and with four":
             blobs == gains_on("rung4", "minus_mixture") == gains_on("top", "minus_mixture") - {"Moons"},
         "on the moons the interval of their gain ends at 0": abs(change("top", "high", "minus_mixture")["Moons"]) < 0.0005,
-        "by KL they gain on the grid only": {d for d in DATASETS if at("top", d, "kl_nats.median") <
+        "on the ring nothing is decided":
+            max(change(rung, "high", "minus_mixture")["Circles"] for rung in ("rung4", "top")) > 0,
+        "on every dataset the layers bring some stray mass back":
+            all(at(flows, d, "stray_mass.median") > at(without, d, "stray_mass.median")
+                for flows, without in (("rung4", "mixture"), ("top", "mixtures")) for d in DATASETS),
+        "nearly all of the gain is the prior, the average and the layers add a hundredth or so":
+            all(change("rung4", "mean")[d] < -0.07 and -0.025 < change(rung, "mean", name)[d] < 0 for d in DATASETS
+                for rung, name in (("top", "minus_before"), ("rung4", "minus_mixture"), ("top", "minus_mixture"))),
+        "by the median KL four flows gain on the grid only": {d for d in DATASETS if at("top", d, "kl_nats.median") <
             0.95 * at("mixtures", d, "kl_nats.median")} == {"GaussiansGrid"},
     }
 
