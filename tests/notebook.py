@@ -42,12 +42,11 @@ def code_cells(path=NOTEBOOK):
         raise NoNotebook("it is empty")
     try:
         content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise NoNotebook(f"it is cut off or no JSON ({error})") from None
-    try:
         if "worksheets" in content:
             content = nbformat.convert(nbformat.from_dict(content), 4)
         return [cell for cell in content["cells"] if cell["cell_type"] == "code"]
+    except (ValueError, RecursionError) as error:
+        raise NoNotebook(f"it is cut off or no JSON ({error})") from None
     except (TypeError, KeyError, AttributeError) as error:
         raise NoNotebook(f"it is JSON without the cells of a notebook ({type(error).__name__}: {error})") from None
 
@@ -123,40 +122,35 @@ class Definitions:
         """Execute one statement in the namespace, or note why it failed."""
         names = bound_names(statement) or names_changed(statement)
         place = f"{where}, line {statement.lineno}"
+        why = place in self.skip and f"{place}: {self.skip[place]}"
         try:
             if not isinstance(statement, DEFINITIONS):
                 self.refuse_own_functions(statement)
-            if place not in self.skip:
+            if not why:
                 self.announce(place)
                 code = compile(ast.Module([statement], []), where, "exec", self.flags, dont_inherit=True)
                 exec(code, self.namespace)
                 self.flags |= code.co_flags & __future__.annotations.compiler_flag  # for the cells that follow
         except NotExecuted as reason:
             self.left_out |= dict.fromkeys(names, f"{place}, is not executed, because {reason}")
+            return
         except BaseException as error:
-            self.fail(names, f"{type(error).__name__} in {place}: {error}")
-        else:
-            if place in self.skip:
-                self.fail(names, f"{place}: {self.skip[place]}")
-            else:
-                for name in names:
-                    self.failures.pop(name, None)
-
-    def fail(self, names, why):
-        self.failures |= dict.fromkeys(names, why)
+            why = f"{type(error).__name__} in {place}: {error}"
         for name in names:
-            self.namespace.pop(name, None)
+            self.failures.pop(name, None)
+            if why:
+                self.failures[name] = why
+                self.namespace.pop(name, None)
 
     def refuse_own_functions(self, statement):
         """Raise NotExecuted if a statement reads what is not there or calls something of the notebook: it might train."""
-        known = {**vars(builtins), **dict.fromkeys([*self.failures, *names_changed(statement)]), **self.namespace}
+        changed = set() if isinstance(statement, CONTAINERS) else names_changed(statement)
+        known = {**vars(builtins), **dict.fromkeys([None, *self.failures, *changed]), **self.namespace}
         if isinstance(statement, (*LOOPS, *ASSIGNMENTS)) and (unknown := sorted(names_read(ast.unparse(statement)) - set(known))):
             raise NotExecuted(f"it reads {unknown[0]}")
-        for call in calls(statement):
-            name = root_name(call)
-            if name and (
-                name not in known or getattr(known[name], "__module__", None) == MODULE and not isinstance(known[name], type)
-            ):
+        for call in (node for node in executed(statement) if isinstance(node, ast.Call)):
+            called = known.get(name := root_name(call))
+            if name not in known or getattr(called, "__module__", None) == MODULE and not isinstance(called, type):
                 raise NotExecuted(f"it calls {ast.unparse(call.func)}")
 
 
@@ -175,58 +169,42 @@ def flattened(statements):
                 yield from flattened(branch)
 
 
-def names_in(nodes, *contexts):
-    """The variables in some nodes, at any depth, of these contexts."""
-    found = [child for node in nodes for child in ast.walk(node) if isinstance(child, ast.Name)]
-    return {name.id for name in found if isinstance(name.ctx, contexts)}
+def executed(node, but=()):
+    """The nodes that run when a statement does: none inside of functions that it only defines, or of these others."""
+    yield node
+    if not isinstance(node, (ast.Lambda, *FUNCTIONS, *but)):
+        for child in ast.iter_child_nodes(node):
+            if not (isinstance(node, ast.comprehension) and child is node.target):
+                yield from executed(child, but)
+
+
+def bound_names(statement, but=(ast.ClassDef, *LOOPS)):
+    """The names that a statement, but no loop in it, gives a value."""
+    nodes = list(executed(statement, but))
+    names = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    names |= {node.name for node in nodes if isinstance(node, DEFINITIONS)}
+    return names | {node.asname or node.name.partition(".")[0] for node in nodes if isinstance(node, ast.alias)}
+
+
+def names_changed(statement):
+    """Those that a statement, with its loops, gives a value or changes, as `name.append(...)` and `name[0] = 1` do."""
+    names = {root_name(node) for node in executed(statement, [ast.ClassDef]) if isinstance(getattr(node, "ctx", 0), ast.Store)
+             or isinstance(node, ast.Call) and getattr(node.func, "attr", None) in CHANGES}
+    return bound_names(statement, [ast.ClassDef]) | names - {None}
 
 
 def defines(statement):
     """Whether a statement is a definition, or a loop that makes some."""
-    inner = ast.walk(statement) if isinstance(statement, LOOPS) else ()
-    return isinstance(statement, (ast.ImportFrom, *DEFINITIONS)) or any(isinstance(part, DEFINITIONS) for part in inner)
-
-
-def bound_names(statement):
-    """The names that a statement gives a value."""
-    if isinstance(statement, (ast.Import, ast.ImportFrom)):
-        return {alias.asname or alias.name.partition(".")[0] for alias in statement.names}
-    if isinstance(statement, DEFINITIONS):
-        return {statement.name}
-    if isinstance(statement, CONTAINERS):
-        heads = [item.optional_vars for item in getattr(statement, "items", ()) if item.optional_vars]
-        inner = [part for part in flattened([statement]) if part is not statement]
-        return names_in(heads, ast.Store).union(*map(bound_names, inner))
-    return names_in(targets(statement), ast.Store)
-
-
-def targets(statement):
-    """What an assignment gives a value to."""
-    return (getattr(statement, "targets", None) or [statement.target]) if isinstance(statement, ASSIGNMENTS) else []
-
-
-def names_changed(statement):
-    """The names whose values an assignment, a loop or a call like `name.append(...)` makes or changes."""
-    if isinstance(statement, LOOPS):
-        inner = [part for branch in branches(statement) for part in flattened(branch)]
-        return names_in(getattr(statement, "target", ()) and [statement.target], ast.Store).union(
-            *(bound_names(part) | names_changed(part) for part in inner)
-        )
-    call = getattr(statement, "value", None) if isinstance(statement, ast.Expr) else None
-    if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr in CHANGES:
-        return {root_name(call)}
-    return names_in(targets(statement), ast.Store, ast.Load)
+    return any(isinstance(node, (ast.ImportFrom, *DEFINITIONS)) for node in executed(statement))
 
 
 def names_needed(statements):
     """Names in UPPER_CASE, and those that definitions read, directly or through what gives them their values."""
-    statements = list(statements)
-    changed = [(names_changed(statement), names_read(ast.unparse(statement))) for statement in statements
-               if not isinstance(statement, (*DEFINITIONS, *CONTAINERS))]
-    needed = {name for statement in statements for name in names_in(targets(statement), ast.Store, ast.Load) if name.isupper()}
-    for statement in filter(defines, statements):
-        needed |= names_read(ast.unparse(statement))
-    while more := {name for names, read in changed if needed & names for name in read} - needed:
+    effects = [(statement, names_changed(statement), names_read(ast.unparse(statement))) for statement in statements
+               if not isinstance(statement, CONTAINERS)]
+    needed = {name for _, names, _ in effects for name in names if name.isupper()}
+    needed.update(*(read for statement, _, read in effects if defines(statement)))
+    while more := {name for _, names, read in effects if needed & names for name in read} - needed:
         needed |= more
     return needed
 
@@ -239,13 +217,6 @@ def names_read(code):
         tables += table.get_children()
         names |= {symbol.get_name() for symbol in table.get_symbols() if symbol.is_global() and symbol.is_referenced()}
     return names
-def calls(node):
-    """The calls made when a statement is executed: not those inside of functions that it only defines."""
-    if isinstance(node, ast.Call):
-        yield node
-    if not isinstance(node, (ast.Lambda, *FUNCTIONS)):
-        for child in ast.iter_child_nodes(node):
-            yield from calls(child)
 
 
 def root_name(node):
