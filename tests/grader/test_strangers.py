@@ -12,7 +12,7 @@ import pytest
 
 import solution
 from notebook import ROOT, write_notebook
-from solution import NO_ANSWER, Solution, start_nursery
+from solution import NO_ANSWER, Solution, nursery
 from test_planted_mistakes import DATASETS, FLOW, LAYER, STUDENT, failures, graded, replaced
 from test_solution import CHECKS
 
@@ -77,7 +77,7 @@ STYLES = {
     "constants": replaced(STUDENT, "self.prior = Multi", "self.prior = make_prior() if False else Multi",
                           "first, second = torch.eye(2)", "first, second = MASKS",
                           "sigma_grid = 0.5", "sigma_grid = 0.5\nMASKS = torch.eye(2)"),
-    "loops": replaced(STUDENT, "    sizes = [(2, 32), (32, 32), (32, 2)]\n", "", "sigma_grid = 0.5", LOOPS,
+    "loops": replaced(STUDENT, "in [(2, 32), (32, 32), (32, 2)]", "in sizes", "sigma_grid = 0.5", LOOPS,
                       "optimizer.step()", "optimizer.step(), twice(1)"),
     "annotations and decorators": [DECORATOR, *replaced(STUDENT, "def to_np(x):", "@logged\ndef to_np(x: Tensor) -> Array:",
                                                         "def mlp():", "@logged\ndef mlp() -> nn.Module:")],
@@ -209,7 +209,7 @@ def test_an_attack_costs_the_check_in_which_it_happens(tmp_path, monkeypatch, co
         path = write_notebook(tmp_path / "hostile.ipynb", [setup + cells[0], *cells[1:]])
         content = path.read_bytes()
         with closing(Solution(path)) as found:
-            if code.startswith(NEED_NAMESPACES) and not found.alone:
+            if code.startswith(NEED_NAMESPACES) and not found.loaded["alone"]:
                 pytest.skip("the system gives no namespaces")
         titles = "the flow has as many", "to_np turns", "the batches are the same"
         number, array, other = graded(path, titles=titles).values()
@@ -217,7 +217,7 @@ def test_an_attack_costs_the_check_in_which_it_happens(tmp_path, monkeypatch, co
     assert number.outcome == "PASS" and other.outcome == "PASS"
     assert array.outcome == ("FAIL" if ATTACKS[code] else "PASS") and (ATTACKS[code] or "") in array.message, array
     assert array.message.isprintable() and len(array.message) < 1000
-    assert not psutil.Process(start_nursery()[0].pid).children(recursive=True)
+    assert not psutil.wait_procs(psutil.Process(nursery()[0].pid).children(recursive=True), timeout=5)[1]
 
 
 def test_replaced_tools_are_named_and_do_not_help(tmp_path):
@@ -233,8 +233,9 @@ def test_the_grader_outlives_the_process_that_makes_the_others(tmp_path):
     path = write_notebook(tmp_path / "right.ipynb", STUDENT)
     for _ in range(2):
         assert not failures(graded(path, titles=("to_np",)))
-        start_nursery()[0].kill()
-        start_nursery()[0].wait()
+        process = nursery()[0]
+        process.kill()
+        process.wait()
 
 
 def make_test(notebook, *options):
