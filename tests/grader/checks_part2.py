@@ -131,13 +131,16 @@ def coupling(layer, mask, v, direction, s_masked=True, t_masked=True, scaled=Tru
 
 def redrawn(module):
     """A module of the solution with all learnable numbers drawn anew."""
-    values = ask("parameters", module)
+    values = ask(module, "parameters")
     randomised(SimpleNamespace(named_parameters=values.items))
-    ask("assign", module, values)
+    ask(module, "assign", values)
     return module
 
 
-PREPARED["layers"] = lambda CouplingLayer: [(mask, redrawn(CouplingLayer(mask))) for mask in MASKS]
+PREPARED |= {
+    "layers": lambda CouplingLayer: [(mask, redrawn(CouplingLayer(mask))) for mask in MASKS],
+    "layer": lambda CouplingLayer: redrawn(CouplingLayer(MASKS[0])),
+}
 
 
 def pair(what, value):
@@ -162,7 +165,7 @@ def mapped(layer, v, direction):
 def layer_parts(CouplingLayer):
     layer = CouplingLayer(MASKS[0])
     for name in ("mask", "s_func", "t_func", "scale_factor"):
-        expect(ask("hasattr", layer, name), f"it has no {name}")
+        expect(ask(layer, "hasattr", name), f"it has no {name}")
     mask, scale_factor = layer.mask, layer.scale_factor
     compare("mask", mask, MASKS[0], otherwise="it is not the one given")
     expect(not mask.requires_grad, "the mask is learnable: it needs requires_grad=False")
@@ -177,9 +180,9 @@ def mlp(weights, v, activation=F.leaky_relu, last=lambda v: v):
     return last(F.linear(v, *weights[-2:]))
 
 
-def network(layers, name):
-    layer, v = layers[0][1], 5 * normal(50, 2).double()
-    weights = [value.detach().double() for key, value in ask("parameters", layer).items() if key.startswith(f"{name}.")]
+def network(layer, name):
+    v = 5 * normal(50, 2).double()
+    weights = [value.detach().double() for key, value in ask(layer, "parameters").items() if key.startswith(f"{name}.")]
     if [tuple(weight.shape) for weight in weights] != SHAPES:
         matrices = [weight for weight in weights if weight.dim() == 2]
         widths = "-".join(str(width) for width in (*(len(m.T) for m in matrices[:1]), *map(len, matrices)))
@@ -187,12 +190,6 @@ def network(layers, name):
         raise Fault(f"its Linear layers have the widths {widths or 'of none'}{biases}")
     found = getattr(layer, name)(v.to(torch.get_default_dtype()))
     compare("the output", found, partial(mlp, weights, v), NETWORK_MISTAKES)
-
-
-def fresh_layer(CouplingLayer):
-    layer, v = CouplingLayer(MASKS[0]), normal(9, 2)
-    mistakes = {"scale_factor is forgotten": coupling(layer, MASKS[0], v, "forward", scaled=False)[1]}
-    compare("log_det_jac of a fresh layer", mapped(layer, v, "forward")[1], torch.zeros(9), mistakes)
 
 
 def output(layers, direction, value):
@@ -209,12 +206,11 @@ def output(layers, direction, value):
             compare(f"the coordinate with mask {value}", out, expected, mistakes)
 
 
-def log_det_shape(layers, direction):
-    for _, layer in layers:
-        mapped(layer, normal(9, 2), direction)
-        log_det = getattr(layer, direction)(normal(9, 2))[1]
-        expect(torch.is_tensor(log_det) and log_det.numel() > 1,
-               "it is one number for a batch of 9 samples: summed over the batch, not only over the coordinates")
+def log_det_shape(layer, direction):
+    mapped(layer, normal(9, 2), direction)
+    log_det = getattr(layer, direction)(normal(9, 2))[1]
+    expect(torch.is_tensor(log_det) and log_det.numel() > 1,
+           "it is one number for a batch of 9 samples: summed over the batch, not only over the coordinates")
 
 
 def log_det(layers, direction):
@@ -239,26 +235,26 @@ def round_trip(layers):
         compare("the sum of both log-determinants", log_det_jac + inv_log_det_jac, torch.zeros(9), otherwise=words)
 
 
-def layer_gradients(layers):
-    for _, layer in layers:
-        expect(layer.forward(normal(9, 2))[0].requires_grad,
-               "the output is cut off from autograd, by detach, no_grad or NumPy, and cannot be trained")
-        untouched = [name for name, moves in ask("gradients", layer, layer.forward, normal(9, 2)).items()
-                     if not moves and name.partition(".")[0] in ("s_func", "t_func", "scale_factor")]
-        expect(not untouched, f"no gradient reaches {', '.join(untouched)}")
+def layer_gradients(layer):
+    expect(layer.forward(normal(9, 2))[0].requires_grad,
+           "the output is cut off from autograd, by detach, no_grad or NumPy, and cannot be trained")
+    gradients, parts = ask(layer, "gradients", layer.forward, normal(9, 2)), ("s_func", "t_func", "scale_factor")
+    untouched = [name for name, moves in gradients.items() if not moves and name.partition(".")[0] in parts]
+    expect(not untouched, f"no gradient reaches {', '.join(untouched)}")
 
 
-def input_unchanged(layers, direction):
-    for _, layer in layers:
-        after = ask("afterwards", getattr(layer, direction), normal(9, 2))
-        compare("the input afterwards", after, normal(9, 2), otherwise="it is overwritten in place")
+def input_unchanged(layer, direction):
+    after = ask(getattr(layer, direction), "afterwards", normal(9, 2))
+    compare("the input afterwards", after, normal(9, 2), otherwise="it is overwritten in place")
 
 
 checks("Part II, Task 6 (coupling layer)", {
     "the layer holds the fixed mask, s_func, t_func and scale_factor of the handout": layer_parts,
     "s_func is Linear layers of widths 2-32-32-2 with LeakyReLU in between": partial(network, name="s_func"),
     "t_func is Linear layers of widths 2-32-32-2 with LeakyReLU in between": partial(network, name="t_func"),
-    "a fresh layer, with scale_factor 0, shifts but does not scale": fresh_layer,
+    "a fresh layer, with scale_factor 0, shifts but does not scale": lambda CouplingLayer: compare(
+        "log_det_jac of a fresh layer", mapped(CouplingLayer(MASKS[0]), normal(9, 2), "forward")[1], torch.zeros(9),
+        otherwise="scale_factor is forgotten, or does not start at 0"),
     "forward returns the coordinate with mask 1 as it came": partial(output, direction="forward", value=1),
     "inverse returns the coordinate with mask 1 as it came": partial(output, direction="inverse", value=1),
     "forward gives x · exp(s) + t in the coordinate with mask 0": partial(output, direction="forward", value=0),
@@ -343,8 +339,8 @@ def log_probability_formula(flow):
 def total_mass(CouplingFlow):
     # A flow close to its start, so that a window that holds its mass is known.
     flow, axis = CouplingFlow(NUM_LAYERS), torch.linspace(-12, 12, 161)
-    values = ask("parameters", flow).items()
-    ask("assign", flow, {name: torch.full_like(v, 0.8) for name, v in values if name.endswith("scale_factor")})
+    values = ask(flow, "parameters").items()
+    ask(flow, "assign", {name: torch.full_like(v, 0.8) for name, v in values if name.endswith("scale_factor")})
     mass = log_probability_of(flow, torch.cartesian_prod(axis, axis)).exp().sum().item() * (axis[1] - axis[0]).item() ** 2
     expect(abs(mass - 1) <= 0.01, f"its integral is {mass:.3g}: the log-determinants do not belong to the map")
 
@@ -364,20 +360,17 @@ def sampled_log_prob(flow):
             "the log-determinants of forward and inverse do not match (Task 6)")
 
 
-def from_prior(z):
-    """Whether samples are from N(0, I), by their means and covariances."""
-    mean = z.mean(0).abs().max() * math.sqrt(len(z))
-    return max(mean, (z.T.cov() - torch.eye(2).double()).abs().max() * math.sqrt(len(z) / 2)).item() < CHANCE
-
-
-def moments(z):
+def unlike_prior(z):
+    """How samples differ from those of N(0, I) by their means and covariances, if they do."""
+    mean, covariance = z.mean(0).abs().max(), (z.T.cov() - torch.eye(2).double()).abs().max()
     means, sds = (", ".join(f"{value:.2f}" for value in values) for values in (z.mean(0), z.std(0)))
-    return f"the means {means} and the standard deviations {sds}, not 0 and 1"
+    words = f"the means {means} and the standard deviations {sds}, not 0 and 1"
+    return words if max(mean, covariance / math.sqrt(2)) * math.sqrt(len(z)) >= CHANCE else ""
 
 
 def samples_follow_the_flow(flow):
     layers, (x, _) = list(flow.layers), drawn(flow, MANY)
-    if not from_prior(z := run(layers[::-1], x)[0]):
+    if words := unlike_prior(run(layers[::-1], x)[0]):
         ways = {
             "the layers are applied in the wrong order, last to first": (layers, x),
             "the last layer is left out": (layers[-2::-1], x),
@@ -385,8 +378,8 @@ def samples_follow_the_flow(flow):
             "no layer is applied": ([], x),
             "the inverses are applied": (layers, x, "forward"),
         }
-        cause = next((cause for cause, way in ways.items() if from_prior(run(*way)[0])), "they do not start from the prior")
-        raise Fault(f"undone by the inverses they have {moments(z)}: {cause}")
+        fitting = (cause for cause, way in ways.items() if not unlike_prior(run(*way)[0]))
+        raise Fault(f"undone by the inverses they have {words}: {next(fitting, 'they do not start from the prior')}")
 
 
 def steps_of(flow, num_samples):
@@ -401,11 +394,6 @@ def steps_of(flow, num_samples):
     return steps
 
 
-def first_step(flow):
-    z = steps_of(flow, MANY)[0]
-    expect(from_prior(z), f"it has {moments(z)}")
-
-
 def next_steps(flow):
     steps = steps_of(flow, 9)
     for k, (layer, before, after) in enumerate(zip(flow.layers, steps, steps[1:]), 1):
@@ -414,7 +402,7 @@ def next_steps(flow):
 
 
 def flow_gradients(flow):
-    gradients = ask("gradients", flow, flow.log_probability, normal(50, 2))
+    gradients = ask(flow, "gradients", flow.log_probability, normal(50, 2))
     reached = {name.split(".")[1] for name, moves in gradients.items() if moves and name.startswith("layers.")}
     untouched = [str(k + 1) for k in range(NUM_LAYERS) if str(k) not in reached]
     expect(not untouched, f"none reaches layer {', '.join(untouched)}")
@@ -430,7 +418,8 @@ checks("Part II, Task 8 (coupling flow)", {
     "the density integrates to 1": total_mass,
     "log_prob of sample_x is what log_probability says of x": sampled_log_prob,
     "sample_x passes samples of the prior through all layers, first to last": samples_follow_the_flow,
-    "the first step of sample_x_each_step is from the prior": first_step,
+    "the first step of sample_x_each_step is from the prior":
+        lambda flow: expect(not (words := unlike_prior(steps_of(flow, MANY)[0])), f"it has {words}"),
     "each step of sample_x_each_step is the one before, passed through the next layer": next_steps,
     "log_probability passes a gradient to every layer": flow_gradients,
 })
@@ -460,7 +449,7 @@ def train_small_flow(solution, CouplingFlow, ToyDataset, train):
     """A small flow's weights before training and after, its losses, and its loss on the data."""
     solution.ask("seed", 8)
     data, flow = ToyDataset("GaussiansGrid", num_samples=300), CouplingFlow(2)
-    before, result = ask("parameters", flow), train(flow, data, epochs=EPOCHS)
+    before, result = ask(flow, "parameters"), train(flow, data, epochs=EPOCHS)
     found = len(result) if isinstance(result, Sequence) else type(result).__name__
     expect(found == 3, f"it returns {found}, not three values")
     model, *losses = result
@@ -469,26 +458,20 @@ def train_small_flow(solution, CouplingFlow, ToyDataset, train):
     losses = [numbers(f"the list of {what} losses", [float(loss) for loss in part], EPOCHS).tolist()
               for what, part in zip(("training", "validation"), losses)]
     true = -log_probability_of(model, items(data, len(data))).mean().item()
-    return before, ask("parameters", model), losses[0], true
-
-
-def lower_loss(trained):
-    losses = trained[2]
-    expect(np.mean(losses[-5:]) < losses[0] - 0.1, f"it goes from {losses[0]:.2f} to {losses[-1]:.2f} in {EPOCHS} epochs")
+    return SimpleNamespace(before=before, after=ask(model, "parameters"), losses=losses[0], true=true)
 
 
 def losses_are_nll(trained):
-    *_, losses, true = trained
-    cause = ": it is its negative" if abs(losses[-1] + true) < 0.3 else ""
-    expect(abs(losses[-1] - true) < 0.3,
-           f"the last training loss is {losses[-1]:.2f}, but the trained model has {true:.2f} on its data{cause}")
+    last, true = trained.losses[-1], trained.true
+    cause = ": it is its negative" if abs(last + true) < 0.3 else ""
+    words = f"the last training loss is {last:.2f}, but the trained model has {true:.2f} on its data{cause}"
+    expect(abs(last - true) < 0.3, words)
 
 
 def weights_change(trained):
-    before, after, *_ = trained
-    same = [name for name, value in after.items() if torch.equal(value, before[name])]
-    if wrong := [name for name in before if name.endswith("mask") != (name in same)]:
-        raise Fault(f"{'changed' if wrong[0].endswith('mask') else 'as before'}: {', '.join(wrong)}")
+    same = [name for name, value in trained.after.items() if torch.equal(value, trained.before[name])]
+    wrong = [name for name in trained.before if name.endswith("mask") != (name in same)]
+    expect(not wrong, f"{'as before' if {*wrong} & {*same} else 'changed'}: {', '.join(wrong)}")
 
 
 def steps_from_far(centres):
@@ -510,6 +493,7 @@ def watched(solution, CouplingFlow, train, num, lowest_after=None, **options):
     epochs = len(losses[0])
     expect(training and len(training) % epochs == 0, f"in {epochs} epochs there are {len(training)} steps")
     return SimpleNamespace(points=points, training=training, validation=validation, epochs=epochs, losses=losses,
+                           batches=[batch for batch, _ in training],
                            path=steps_from_far([*(centre for _, centre in training), centres[-1]]),
                            returned=steps_from_far([returned.detach()])[0])
 
@@ -537,17 +521,11 @@ def split(seen):
 
 def batch_sizes(watch, size, **options):
     seen = watch(num=NUM, epochs=3, **options)
-    sizes = [len(batch) for batch, _ in seen.training][: len(seen.training) // seen.epochs]
+    sizes = [len(batch) for batch in seen.batches[: len(seen.batches) // seen.epochs]]
     num = NUM - len(samples(seen.validation))
     cause = ": the last, smaller one is dropped" if set(sizes) == {size} else ""
     expect(sizes == [size] * (num // size) + [num % size] * (num % size > 0),
            f"they have {', '.join(map(str, sizes))} samples{cause}")
-
-
-def batch_order(seen):
-    batches = [batch for batch, _ in seen.training]
-    expect(batches == seen.epochs * batches[: len(batches) // seen.epochs],
-           "the samples are shuffled anew in each epoch, which the handout's train does not do")
 
 
 def loss_of(seen, batch, centre):
@@ -558,7 +536,7 @@ def path_of(seen, kind=optim.Adam, lr=LEARNING_RATE, reset=True, **options):
     """The centre after each step, from its start in units of 0.001, if an optimizer takes the steps."""
     centre = nn.Parameter(torch.full((2,), FAR, dtype=torch.float64))
     optimizer, path = kind([centre], lr=lr, **options), [centre.detach().clone()]
-    for batch, _ in seen.training:
+    for batch in seen.batches:
         if reset:
             optimizer.zero_grad()
         loss_of(seen, batch, centre).backward()
@@ -590,13 +568,17 @@ def returned_weights(watch, num, kept):
 checks("Part II, training", {"to_np turns a tensor that requires a gradient into a NumPy array": to_numpy}, {"to_np": ["x"]})
 checks("Part II, training", {
     "train returns the model and a training and a validation loss per epoch": lambda trained: None,
-    "train lowers the training loss": lower_loss,
+    "train lowers the training loss": lambda trained: expect(
+        np.mean(trained.losses[-5:]) < trained.losses[0] - 0.1,
+        f"it goes from {trained.losses[0]:.2f} to {trained.losses[-1]:.2f} in {EPOCHS} epochs"),
     "the losses are the mean of -log p(x)": losses_are_nll,
     "train changes all weights, but no mask": weights_change,
     "nine tenths of the samples, drawn at random, are for training and the others for validation": split,
     "a batch has 64 samples, or batch_size, and the last one the rest": partial(batch_sizes, size=64),
     "a batch has batch_size samples": partial(batch_sizes, size=100, batch_size=100),
-    "the batches are the same in each epoch": batch_order,
+    "the batches are the same in each epoch": lambda seen: expect(
+        seen.batches == seen.epochs * seen.batches[: len(seen.batches) // seen.epochs],
+        "the samples are shuffled anew in each epoch, which the handout's train does not do"),
     "the optimizer is Adam with learning rate 0.001": lambda seen: compare(
         "a weight, in steps of 0.001,", seen.path, partial(path_of, seen), OPTIMIZER_MISTAKES, "no usual optimizer moves it so"),
     "a loss is the mean over the batches of its epoch, that of validation after the epoch": epoch_losses,

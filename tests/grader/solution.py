@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partialmethod
 from pathlib import Path
 
 import torch
@@ -67,11 +68,11 @@ class Solution:
 
     def __init__(self, path):
         self.path, self.skip, self.known, self.seconds = Path(path).resolve(), {}, {}, SECONDS
-        self.alive, self.copied, self.broken = False, False, None
+        self.alive = self.copied = False
         try:
             self.load()
-        except Fault as fault:
-            self.broken = str(fault)
+        except Ended as ended:
+            self.broken = str(ended)
 
     def load(self):
         """Execute the definitions in a new process; once more without one that ends the process or takes too long."""
@@ -83,18 +84,18 @@ class Solution:
                 socket.send_fds(nursery()[1], [b"."], [theirs.fileno(), control.fileno()])
             self.alive = True
             try:
-                message, seconds = [str(self.path), self.skip, self.scratch.name, 2 * SECONDS], SECONDS
-                while (reply := self.exchange(message, ("at", "broken", "loaded"), seconds))[0] == "at":
-                    place, message, seconds = str(reply[1]), "go on", None
-                if reply[0] == "broken":
-                    raise Fault(f"the notebook cannot be read: {reply[1]}")
-                self.loaded = reply[1]
+                message = [str(self.path), self.skip, self.scratch.name, 2 * SECONDS]
+                kind, self.loaded = self.exchange(message, ("at", "broken", "loaded"), SECONDS)
+                while kind == "at":
+                    place = str(self.loaded)
+                    kind, self.loaded = self.exchange("go on", ("at", "broken", "loaded"))
+                self.broken = f"the notebook cannot be read: {self.loaded}" if kind == "broken" else None
                 return
             except Ended as ended:
                 if place is None or place in self.skip:
                     raise
                 self.skip[place] = str(ended)
-        raise Fault("too many of its definitions end the process")
+        raise Ended("too many of its definitions end the process")
 
     def exchange(self, message, kinds, seconds=None):
         """The answer to a message, one of these kinds and its value, in what is left of the time or in `seconds`."""
@@ -189,8 +190,15 @@ class Solution:
         return self.known[key]
 
 
+def ask(remote, tool, *arguments, **options):
+    """What a tool on the other side gives for an object there."""
+    return remote._solution.ask(tool, remote, *arguments, **options)
+
+
 class Remote:
     """An object that stays in the solution's process. What is asked of it is asked there."""
+
+    __call__, __len__, __getitem__ = partialmethod(ask, "call"), partialmethod(ask, "len"), partialmethod(ask, "item")
 
     def __init__(self, solution, number, kind):
         self._solution, self._number, self._kind = solution, number, kind
@@ -198,21 +206,7 @@ class Remote:
     def __getattr__(self, name):
         if name.startswith("__"):
             raise AttributeError(name)
-        return ask("getattr", self, name)
-
-    def __call__(self, *arguments, **options):
-        return ask("call", self, *arguments, **options)
-
-    def __len__(self):
-        return ask("len", self)
-
-    def __getitem__(self, index):
-        return list(self)[index] if isinstance(index, slice) else ask("item", self, index)
+        return ask(self, "getattr", name)
 
     def __iter__(self):
         return (self[i] for i in range(len(self)))
-
-
-def ask(tool, remote, *arguments, **options):
-    """What a tool on the other side gives for an object there."""
-    return remote._solution.ask(tool, remote, *arguments, **options)
