@@ -27,7 +27,7 @@ ASSIGNMENTS = (ast.Assign, ast.AnnAssign, ast.AugAssign)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 DEFINITIONS = (ast.ClassDef, *FUNCTIONS)
 LOOPS = (ast.For, ast.While)
-CONTAINERS = (ast.If, ast.Try, ast.With)
+CONTAINERS = (ast.If, ast.Try, ast.ExceptHandler, ast.With)
 CHANGES = ("append", "extend", "insert", "add", "update", "setdefault")  # methods by which a constant gets its value
 
 
@@ -73,7 +73,7 @@ class NotExecuted(Exception):
     """A statement does more than define something."""
 
 
-class Definitions:
+class Definitions(ast.NodeTransformer):
     """What a notebook defines, in `namespace`; by name, why a definition failed, in `failures`, or is `left_out`.
 
     Executed one by one: imports, functions, classes, and those assignments and loops that give a value to a name which
@@ -86,37 +86,32 @@ class Definitions:
         self.namespace, self.failures, self.left_out = vars(sys.modules[MODULE]), {}, {}
         self.skip, self.announce, self.flags = skip, announce, 0
         bodies = {f"code cell {n}": self.parse(f"code cell {n}", cell) for n, cell in enumerate(code_cells(path), 1)}
-        self.needed = names_needed([statement for body in bodies.values() for statement in flattened(body)])
+        self.needed = names_needed([statement for body in bodies.values() for statement in flattened(body.body)])
         for where, body in bodies.items():
-            for statement in self.defining(body):
-                self.execute(statement, where)
+            for statement in self.visit(body).body:
+                if not all(isinstance(part, (ast.Pass, *CONTAINERS)) for part in flattened([statement])):
+                    self.execute(statement, where)
 
     def parse(self, where, cell):
-        """The statements of a cell; none if it is no Python, and then what it seems to define has failed."""
+        """The tree of a cell; an empty one if it is no Python, and then what it seems to define has failed."""
         try:
             text = source(cell)
             linecache.cache[where] = len(text), None, text.splitlines(keepends=True), where  # for tracebacks
-            return ast.parse(text, where).body
+            return ast.parse(text, where)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             names = re.findall(r"^(?:def|class)\s+(\w+)", "".join(cell["source"]), re.MULTILINE)
             why = f"line {error.lineno}: {error.msg}" if isinstance(error, SyntaxError) else str(error)
             self.failures |= dict.fromkeys(names, f"syntax error in {where}, {why}")
-            return []
+            return ast.Module([], [])
 
-    def defining(self, statements):
-        """The statements that define something, each import for itself, and blocks without the rest of their branches."""
-        for statement in statements:
-            if isinstance(statement, ast.Import):
-                for alias in statement.names:
-                    yield ast.copy_location(ast.Import([alias]), statement)
-            elif isinstance(statement, CONTAINERS):
-                kept = [list(self.defining(branch)) for branch in branches(statement)]
-                for branch, part in zip(branches(statement), kept, strict=True):
-                    branch[:] = part or [ast.copy_location(ast.Pass(), statement)] * bool(branch)
-                if any(kept):
-                    yield statement
-            elif defines(statement) or sets_precision(statement) or self.needed & names_changed(statement):
-                yield statement
+    def visit(self, node):
+        """Each import for itself, what else defines something as it is, blocks of such, and nothing for the rest."""
+        if isinstance(node, ast.Import):
+            return [ast.copy_location(ast.Import([alias]), node) for alias in node.names]
+        if isinstance(node, (ast.Module, *CONTAINERS)):
+            return self.generic_visit(node)
+        kept = defines(node) or sets_precision(node) or self.needed & names_changed(node)
+        return ast.copy_location(ast.Pass(), node) if isinstance(node, ast.stmt) and not kept else node
 
     def execute(self, statement, where):
         """Execute one statement in the namespace, or note why it failed."""
@@ -154,19 +149,13 @@ class Definitions:
                 raise NotExecuted(f"it calls {ast.unparse(call.func)}")
 
 
-def branches(statement):
-    """The lists of statements inside a block."""
-    parts = (statement, *getattr(statement, "handlers", ()))
-    return [getattr(part, branch) for part in parts for branch in ("body", "orelse", "finalbody") if hasattr(part, branch)]
-
-
-def flattened(statements):
-    """The statements, with those inside of blocks in their places."""
-    for statement in statements:
-        yield statement
-        if isinstance(statement, CONTAINERS):
-            for branch in branches(statement):
-                yield from flattened(branch)
+def flattened(nodes):
+    """The statements among some nodes, with those inside of blocks in their places."""
+    for node in nodes:
+        if isinstance(node, ast.stmt):
+            yield node
+        if isinstance(node, CONTAINERS):
+            yield from flattened(ast.iter_child_nodes(node))
 
 
 def executed(node, but=()):

@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader, Dataset, random_split
 device = torch.device("cpu")
 sigma_grid = 0.5
 sigma_ring = 0.1**0.5
-
 # %%
 def sample_2d_datasets(dist_type, num_samples=1000, seed=0, num_gaussians=5):
     grid, angles = [[0, 0], [0, 2], [2, 0], [2, 2]], 2 * np.pi * np.arange(num_gaussians) / num_gaussians
@@ -29,37 +28,30 @@ def sample_2d_datasets(dist_type, num_samples=1000, seed=0, num_gaussians=5):
     else:
         raise NotImplementedError(dist_type)
     return points
-
 # %%
 plt.scatter(*sample_2d_datasets("Moons").T)
 plt.savefig("moons.png")
-
 # %%
 class ToyDataset(Dataset):
     def __init__(self, dist_type, num_samples=1000, seed=0, num_gaussians=5):
         points = sample_2d_datasets(dist_type, num_samples, seed, num_gaussians)
         self.points = torch.tensor(points, dtype=torch.float32)
-
     def __len__(self):
         return self.points.shape[0]
-
     def __getitem__(self, i):
         return self.points[i]
-
 # %%
 def mlp():
     parts = []
     for n_in, n_out in [(2, 32), (32, 32), (32, 2)]:
         parts += [nn.Linear(n_in, n_out), nn.LeakyReLU()]
     return nn.Sequential(*parts[:-1])
-
 class CouplingLayer(nn.Module):
     def __init__(self, mask):
         super().__init__()
         self.mask = nn.Parameter(mask, requires_grad=False)
         self.s_func, self.t_func = mlp(), mlp()
         self.scale_factor = nn.Parameter(torch.zeros(2))
-
     def forward(self, x):
         x_keep = self.mask * x
         log_scale = self.scale_factor * self.s_func(x_keep)
@@ -67,13 +59,11 @@ class CouplingLayer(nn.Module):
         y = x_keep + (1 - self.mask) * x * log_scale.exp() + (1 - self.mask) * self.t_func(x_keep)
         log_det_jac = log_scale.sum(dim=1)
         return y, log_det_jac
-
     def inverse(self, y):
         y_keep = self.mask * y
         log_scale = self.s_func(y_keep) * self.scale_factor * (1 - self.mask)
         x = (y - self.t_func(y_keep) * (1 - self.mask)) / torch.exp(log_scale)
         return x, -torch.sum(log_scale, 1)
-
 # %%
 class CouplingFlow(nn.Module):
     def __init__(self, num_layers):
@@ -82,14 +72,12 @@ class CouplingFlow(nn.Module):
         masks = [(first if k % 2 == 0 else second).clone() for k in range(num_layers)]
         self.layers = nn.ModuleList([CouplingLayer(mask) for mask in masks])
         self.prior = MultivariateNormal(torch.zeros(2), torch.eye(2))
-
     def log_probability(self, x):
         z, total = x, torch.zeros(len(x))
         for k in range(len(self.layers) - 1, -1, -1):
             z, inv_log_det = self.layers[k].inverse(z)
             total = total + inv_log_det
         return self.prior.log_prob(z) + total
-
     def sample_x(self, num_samples):
         x = self.prior.sample((num_samples,))
         log_prob = self.prior.log_prob(x)
@@ -97,7 +85,6 @@ class CouplingFlow(nn.Module):
             x, log_det = coupling(x)
             log_prob = log_prob - log_det
         return x, log_prob
-
     def sample_x_each_step(self, num_samples):
         z = self.prior.sample([num_samples])
         samples = [z]
@@ -105,16 +92,13 @@ class CouplingFlow(nn.Module):
             z = coupling(z)[0]
             samples.append(z)
         return samples
-
 # %%
 def to_np(x):
     return x.detach().numpy()
-
 # %%
 def nll(model, loader):
     losses = [-model.log_probability(batch).mean() for batch in loader]
     return float(sum(losses) / len(losses))
-
 def train(model, data, epochs=100, batch_size=64):
     num_train = int(0.9 * len(data))
     train_part, valid_part = random_split(data, [num_train, len(data) - num_train])
@@ -134,7 +118,6 @@ def train(model, data, epochs=100, batch_size=64):
         if valid_losses[-1] < best:
             best, best_model = valid_losses[-1], copy.deepcopy(model)
     return (best_model if len(valid_part) >= 500 else model), train_losses, valid_losses
-
 # %%
 torch.manual_seed(8)
 flow, train_losses, valid_losses = train(CouplingFlow(4), ToyDataset("Moons", 1500), epochs=1000)
