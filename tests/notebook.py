@@ -28,7 +28,7 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 DEFINITIONS = (ast.ClassDef, *FUNCTIONS)
 LOOPS = (ast.For, ast.While)
 CONTAINERS = (ast.If, ast.Try, ast.ExceptHandler, ast.With)
-CHANGES = ("append", "extend", "insert", "add", "update", "setdefault")  # methods by which a constant gets its value
+CHANGES = ("append", "extend", "insert", "add", "update", "setdefault", "set_default_dtype")  # what they are called on
 
 
 class NoNotebook(ValueError):
@@ -69,10 +69,6 @@ def write_notebook(path, sources):
     return path
 
 
-class NotExecuted(Exception):
-    """A statement does more than define something."""
-
-
 class Definitions(ast.NodeTransformer):
     """What a notebook defines, in `namespace`; by name, why a definition failed, in `failures`, or is `left_out`.
 
@@ -110,7 +106,7 @@ class Definitions(ast.NodeTransformer):
             return [ast.copy_location(ast.Import([alias]), node) for alias in node.names]
         if isinstance(node, (ast.Module, *CONTAINERS)):
             return self.generic_visit(node)
-        kept = defines(node) or sets_precision(node) or self.needed & names_changed(node)
+        kept = defines(node) or self.needed & names_changed(node)
         return ast.copy_location(ast.Pass(), node) if isinstance(node, ast.stmt) and not kept else node
 
     def execute(self, statement, where):
@@ -119,16 +115,14 @@ class Definitions(ast.NodeTransformer):
         place = f"{where}, line {statement.lineno}"
         why = place in self.skip and f"{place}: {self.skip[place]}"
         try:
-            if not isinstance(statement, DEFINITIONS):
-                self.refuse_own_functions(statement)
+            if reason := not isinstance(statement, DEFINITIONS) and self.reason_against(statement):
+                self.left_out |= dict.fromkeys(names, f"{place}, is not executed, because {reason}")
+                return
             if not why:
                 self.announce(place)
                 code = compile(ast.Module([statement], []), where, "exec", self.flags, dont_inherit=True)
                 exec(code, self.namespace)
                 self.flags |= code.co_flags & __future__.annotations.compiler_flag  # for the cells that follow
-        except NotExecuted as reason:
-            self.left_out |= dict.fromkeys(names, f"{place}, is not executed, because {reason}")
-            return
         except BaseException as error:
             why = f"{type(error).__name__} in {place}: {error}"
         for name in names:
@@ -137,16 +131,17 @@ class Definitions(ast.NodeTransformer):
                 self.failures[name] = why
                 self.namespace.pop(name, None)
 
-    def refuse_own_functions(self, statement):
-        """Raise NotExecuted if a statement reads what is not there or calls something of the notebook: it might train."""
+    def reason_against(self, statement):
+        """That a statement reads what is not there or calls something of the notebook, if it does: it might train."""
         changed = set() if isinstance(statement, CONTAINERS) else names_changed(statement)
         known = {**vars(builtins), **dict.fromkeys([None, *self.failures, *changed]), **self.namespace}
         if isinstance(statement, (*LOOPS, *ASSIGNMENTS)) and (unknown := sorted(names_read(ast.unparse(statement)) - set(known))):
-            raise NotExecuted(f"it reads {unknown[0]}")
+            return f"it reads {unknown[0]}"
         for call in (node for node in executed(statement) if isinstance(node, ast.Call)):
             called = known.get(name := root_name(call))
             if name not in known or getattr(called, "__module__", None) == MODULE and not isinstance(called, type):
-                raise NotExecuted(f"it calls {ast.unparse(call.func)}")
+                return f"it calls {ast.unparse(call.func)}"
+        return None
 
 
 def flattened(nodes):
@@ -213,12 +208,6 @@ def root_name(node):
     while isinstance(node, (ast.Attribute, ast.Call, ast.Subscript)):
         node = node.func if isinstance(node, ast.Call) else node.value
     return node.id if isinstance(node, ast.Name) else None
-
-
-def sets_precision(statement):
-    """Whether a statement is a call of torch.set_default_dtype, on which definitions may rely."""
-    call = getattr(statement, "value", None)
-    return isinstance(call, ast.Call) and getattr(call.func, "attr", None) == "set_default_dtype"
 
 
 def load_definitions(path=NOTEBOOK):

@@ -23,8 +23,6 @@ MANY, FULL = 100_000, np.array([[0.4, 0.3], [-0.1, 0.6]])
 PREPARED["rng"] = lambda solution: solution.ask("generator", 0)
 
 
-# Gaussian mixture ----------------------------------------------------------------------------------------------------
-
 def mixture_spread(sample_gaussian_mixture, rng):
     # Means so far apart that the nearest one is the sample's own.
     drawn = numbers("the samples", sample_gaussian_mixture(MANY, 0.5, 100 * MEANS, rng), MANY, 2)
@@ -57,8 +55,6 @@ def mixture_density(gaussian_mixture_density):
         compare(f"the density for sigma = {sigma}", gaussian_mixture_density(x, sigma, MEANS),
                 lambda sd=sigma, factor=1: factor * mixture(x, sd), mistakes)
 
-
-# Spiral --------------------------------------------------------------------------------------------------------------
 
 SPIRAL_MISTAKES = {
     "0.25 is used as the standard deviation, but it is the variance": {"sd": 0.25},
@@ -114,8 +110,6 @@ def spiral_formula(spiral_density):
     mistakes = DENSITY_MISTAKES | {"the factor 1/ρ is forgotten": {"factor": rho}}
     compare("the density times ρ", found * rho, lambda factor=1, **mistake: factor * spiral(x, **mistake), mistakes)
 
-
-# Kernel density estimate ---------------------------------------------------------------------------------------------
 
 ARGUMENTS = {  # what the kernel gets for u = x_i - x
     "": lambda u, H: u @ np.linalg.inv(H).T,

@@ -62,12 +62,6 @@ def dataset_defaults(ToyDataset):
     compare("its first items", items(data, 20), STANDARD_RING[:20])
 
 
-def dataset_arguments(ToyDataset, sample_2d_datasets):
-    expected = sample_2d_datasets("GaussiansRot", 40, 3, num_gaussians=7)
-    words = "num_samples, seed or num_gaussians is not handed on"
-    compare("the items", items(ToyDataset("GaussiansRot", 40, 3, 7), 40), expected, otherwise=words)
-
-
 checks("Part II, Task 1 (toy datasets)", {
     "the circles are the handout's, point by point": partial(same_points, dist_type="Circles"),
     "the moons are the handout's, point by point": partial(same_points, dist_type="Moons"),
@@ -78,12 +72,14 @@ checks("Part II, Task 1 (toy datasets)", {
     "the name of an unknown dataset is refused": unknown_dataset,
     "ToyDataset has num_samples items, each one sample as a float32 tensor": dataset_items,
     "ToyDataset has the same default arguments": dataset_defaults,
-    "ToyDataset hands all its arguments on to sample_2d_datasets": dataset_arguments,
+    "ToyDataset hands all its arguments on to sample_2d_datasets": lambda ToyDataset, sample_2d_datasets: compare(
+        "the items", items(ToyDataset("GaussiansRot", 40, 3, 7), 40), sample_2d_datasets("GaussiansRot", 40, 3, num_gaussians=7),
+        otherwise="num_samples, seed or num_gaussians is not handed on"),
 })
 
 # Coupling layer ------------------------------------------------------------------------------------------------------
 
-MASKS = torch.eye(2)
+MASKS, LOG_DETS = torch.eye(2), {"forward": "log_det_jac", "inverse": "inv_log_det_jac"}
 LAYER_MISTAKES = {
     "s is not masked, so it also scales the coordinate to keep": {"s_masked": False},
     "t is not masked, so it also shifts the coordinate to keep": {"t_masked": False},
@@ -158,8 +154,7 @@ def per_sample(what, value, num):
 def mapped(layer, v, direction):
     """Output and log-determinant of the notebook's layer for v in whatever precision, shapes checked."""
     out, log_det = pair(direction, getattr(layer, direction)(v.to(torch.get_default_dtype())))
-    name = "log_det_jac" if direction == "forward" else "inv_log_det_jac"
-    return numbers(f"the output of {direction}", out, *v.shape), per_sample(name, log_det, len(v))
+    return numbers(f"the output of {direction}", out, *v.shape), per_sample(LOG_DETS[direction], log_det, len(v))
 
 
 def layer_parts(CouplingLayer):
@@ -194,8 +189,7 @@ def network(layer, name):
 
 def output(layers, direction, value):
     # One coordinate is compared; a mistake has to predict both, for both masks.
-    other = "inverse" if direction == "forward" else "forward"
-    mistakes = LAYER_MISTAKES | {f"it is what {other} should do": {"direction": other}}
+    mistakes = LAYER_MISTAKES | {f"it is what {way} should do": {"direction": way} for way in LOG_DETS if way != direction}
     for mask, layer in layers:
         def expected(direction=direction, **change):
             return coupling(layer, mask, v, direction, **change)[0]
@@ -243,30 +237,25 @@ def layer_gradients(layer):
     expect(not untouched, f"no gradient reaches {', '.join(untouched)}")
 
 
-def input_unchanged(layer, direction):
-    after = ask(getattr(layer, direction), "afterwards", normal(9, 2))
-    compare("the input afterwards", after, normal(9, 2), otherwise="it is overwritten in place")
-
-
 checks("Part II, Task 6 (coupling layer)", {
     "the layer holds the fixed mask, s_func, t_func and scale_factor of the handout": layer_parts,
-    "s_func is Linear layers of widths 2-32-32-2 with LeakyReLU in between": partial(network, name="s_func"),
-    "t_func is Linear layers of widths 2-32-32-2 with LeakyReLU in between": partial(network, name="t_func"),
+    **{f"{name} is Linear layers of widths 2-32-32-2 with LeakyReLU in between": partial(network, name=name)
+       for name in ("s_func", "t_func")},
     "a fresh layer, with scale_factor 0, shifts but does not scale": lambda CouplingLayer: compare(
         "log_det_jac of a fresh layer", mapped(CouplingLayer(MASKS[0]), normal(9, 2), "forward")[1], torch.zeros(9),
         otherwise="scale_factor is forgotten, or does not start at 0"),
-    "forward returns the coordinate with mask 1 as it came": partial(output, direction="forward", value=1),
-    "inverse returns the coordinate with mask 1 as it came": partial(output, direction="inverse", value=1),
+    **{f"{way} returns the coordinate with mask 1 as it came": partial(output, direction=way, value=1) for way in LOG_DETS},
     "forward gives x · exp(s) + t in the coordinate with mask 0": partial(output, direction="forward", value=0),
     "inverse gives (y - t) · exp(-s) in the coordinate with mask 0": partial(output, direction="inverse", value=0),
-    "log_det_jac is one number per sample": partial(log_det_shape, direction="forward"),
-    "inv_log_det_jac is one number per sample": partial(log_det_shape, direction="inverse"),
-    "log_det_jac is log|det| of forward's Jacobian, as differences have it": partial(log_det, direction="forward"),
-    "inv_log_det_jac is log|det| of inverse's Jacobian, as differences have it": partial(log_det, direction="inverse"),
+    **{f"{name} is one number per sample": partial(log_det_shape, direction=way) for way, name in LOG_DETS.items()},
+    **{f"{name} is log|det| of {way}'s Jacobian, as differences have it": partial(log_det, direction=way)
+       for way, name in LOG_DETS.items()},
     "inverse undoes forward, and their log-determinants are opposite": round_trip,
     "s_func, t_func and scale_factor get a gradient": layer_gradients,
-    "the input is not changed": partial(input_unchanged, direction="forward"),
-    "the input of inverse is not changed": partial(input_unchanged, direction="inverse"),
+    "the input is not changed": lambda layer: compare(
+        "the input afterwards", ask(layer.forward, "afterwards", normal(9, 2)), normal(9, 2), {}, "it is overwritten in place"),
+    "the input of inverse is not changed": lambda layer: compare(
+        "the input afterwards", ask(layer.inverse, "afterwards", normal(9, 2)), normal(9, 2), {}, "it is overwritten in place"),
 })
 
 # Coupling flow -------------------------------------------------------------------------------------------------------
@@ -316,11 +305,6 @@ def masks_alternate(flow):
     if changed == in_turn[::-1]:
         words = "the first layer keeps coordinate 2 and transforms coordinate 1, not the other way round"
     expect(changed == in_turn, words)
-
-
-def standard_prior(CouplingFlow):
-    log_prob = CouplingFlow(1).prior.log_prob(normal(50, 2))
-    compare("log p(z)", log_prob.sum(-1) if log_prob.dim() == 2 else log_prob, log_normal(normal(50, 2)))
 
 
 def log_probability_formula(flow):
@@ -411,7 +395,8 @@ def flow_gradients(flow):
 checks("Part II, Task 8 (coupling flow)", {
     "the flow has as many layers as asked for": number_of_layers,
     "the layers transform the two coordinates in turn, the first of them the second coordinate": masks_alternate,
-    "the prior is the standard normal distribution": standard_prior,
+    "the prior is the standard normal distribution": lambda CouplingFlow: compare(
+        "log p(z)", CouplingFlow(1).prior.log_prob(normal(50, 2)).reshape(50, -1).sum(1), log_normal(normal(50, 2))),
     "log_probability gives one number per sample":
         lambda flow: numbers("log_probability of 9 samples", flow.log_probability(normal(9, 2)), 9),
     "log_probability is log p(z) plus the inverse log-determinants, from the last layer to the first": log_probability_formula,

@@ -38,16 +38,13 @@ MEMORY, FILE_SIZE, PROCESSES, FILES = 2 << 30, 64 << 20, 48, 256  # bytes more t
 NOBODY = 65534
 LINUX = ctypes.CDLL(None)
 unshare, prctl, capset = (getattr(LINUX, name, lambda *arguments: -1) for name in ("unshare", "prctl", "capset"))
-NEW_MOUNTS, NEW_IPC, NEW_USER, NEW_PIDS, NEW_NETWORK = 0x20000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
+SPACES, NEW_USER = 0x20000 | 0x8000000 | 0x20000000 | 0x40000000, 0x10000000  # of mounts, IPC, processes, network; of users
 OFTEN_IMPORTED = ("matplotlib.pyplot", "scipy.stats", "sklearn.datasets", "sklearn.neighbors", "tqdm", "IPython.display")
 TOOLBOXES = ("builtins", "math", "random", "numpy", "numpy.linalg", "numpy.random", "torch", "torch.nn", "torch.autograd",
              "torch.nn.functional", "torch.optim", "torch.linalg", "torch.utils.data", "sklearn.datasets")
 TOOL_CLASSES = (torch.Tensor, torch.nn.Module, torch.nn.Linear, torch.nn.LeakyReLU, torch.nn.Sequential, torch.nn.ModuleList,
                 torch.optim.Adam, torch.optim.Optimizer, torch.utils.data.DataLoader, torch.distributions.Normal,
                 torch.distributions.MultivariateNormal)
-
-# Messages: a line of JSON each ---------------------------------------------------------------------------------------
-
 
 def pack(message, refer=None):
     """A message of plain values and arrays, and of what `refer` gives for anything else in it."""
@@ -88,15 +85,12 @@ def receive(sock, resolve=None, deadline=None):
     return json.loads(line, object_hook=decode)
 
 
-# Confinement ---------------------------------------------------------------------------------------------------------
-
-
 def new_namespaces():
     """Cut this process's children off from network, processes and mounts: "root" or "user" by whose right, or None."""
-    spaces, uid, gid = NEW_MOUNTS | NEW_IPC | NEW_PIDS | NEW_NETWORK, os.getuid(), os.getgid()
-    if unshare(spaces) == 0:
+    uid, gid = os.getuid(), os.getgid()
+    if unshare(SPACES) == 0:
         return "root"
-    if unshare(spaces | NEW_USER) == 0:
+    if unshare(SPACES | NEW_USER) == 0:
         for name, text in {"setgroups": "deny", "uid_map": f"{uid} {uid} 1", "gid_map": f"{gid} {gid} 1"}.items():
             Path("/proc/self", name).write_text(text)
         return "user"
@@ -105,9 +99,8 @@ def new_namespaces():
 
 def confine(spaces, sock, scratch, seconds):
     """Give up all rights that a solution does not need."""
-    nothing = os.open(os.devnull, os.O_RDWR)
     for stream in range(3):
-        os.dup2(nothing, stream)
+        os.dup2(os.open(os.devnull, os.O_RDWR), stream)
     os.closerange(3, sock.fileno())
     os.closerange(sock.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
     if spaces:  # everything is read-only but a scratch folder and shared memory, both of limited size
@@ -140,9 +133,6 @@ def confine(spaces, sock, scratch, seconds):
     os.environ.update(dict.fromkeys(("HOME", "TMPDIR", "MPLCONFIGDIR", "IPYTHONDIR"), scratch))
     os.chdir(scratch)
     tempfile.tempdir = None
-
-
-# Processes -----------------------------------------------------------------------------------------------------------
 
 
 def fork(function, *arguments):
@@ -245,9 +235,6 @@ def answer(sock, definitions, before):
         sock.sendall(reply)
 
 
-# What answers the grader's requests -----------------------------------------------------------------------------------
-
-
 def describe(error, definitions):
     """An exception on one line, with the place in the notebook where it was raised."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith("code cell")]
@@ -269,13 +256,6 @@ def replaced(before):
     """Names of those that are others than before."""
     now = tools_now()
     return [name for name, value in before.items() if now.get(name) is not value]
-
-
-def assign(module, values):
-    """Give parameters other values."""
-    with torch.no_grad():
-        for name, value in values.items():
-            module.get_parameter(name).copy_(value)
 
 
 def gradients(module, function, *arguments):
@@ -310,8 +290,9 @@ def watched(CouplingFlow, train, points, centre, lowest_after, **options):
     return notes, model.centre, best.centre, *([float(loss) for loss in part] for part in losses)
 
 
-TOOLS = {function.__name__: function for function in (assign, gradients, watched, getattr, hasattr, len, isinstance)}
+TOOLS = {function.__name__: function for function in (gradients, watched, getattr, hasattr, len, isinstance)}
 TOOLS |= {
+    "assign": lambda module, values: module.load_state_dict(values, strict=False),
     "afterwards": lambda function, argument: function(argument) and argument,
     "call": lambda function, *arguments, **options: function(*arguments, **options),
     "item": operator.getitem,

@@ -156,8 +156,7 @@ class Solution:
     def copy(self):
         if not self.alive:
             self.load()
-        self.exchange("check", ["ready"], self.seconds)
-        self.copied = True
+        self.copied = self.exchange("check", ["ready"], self.seconds)
 
     def finish(self):
         """End the copy, if it is still there."""
