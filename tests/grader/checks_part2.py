@@ -459,34 +459,45 @@ def weights_change(trained):
     expect(not wrong, f"{'as before' if {*wrong} & {*same} else 'changed'}: {', '.join(wrong)}")
 
 
-def steps_from_far(centres):
-    """The way of a centre, in units of 0.001."""
-    return (torch.stack(centres) - FAR) / LEARNING_RATE
+class Seen:
+    """How `train` went about a model that has but a centre to learn."""
 
+    def __init__(self, solution, CouplingFlow, train, num, lowest_after=None, **options):
+        self.points = normal(num, 2).float()
+        found = solution.ask("watched", CouplingFlow, train, self.points, FAR, lowest_after, **options)
+        notes, end, returned, *self.losses = found
+        index = {tuple(point): i for i, point in enumerate(self.points.tolist())}
+        batches = [[index.get(tuple(point)) for point in x.tolist()] for x, _ in notes]
+        expect(not any(None in batch for batch in batches), "log_probability gets samples that are not those of the data")
+        centres = [*(centre for _, centre in notes), end.detach()]
+        steps = [not torch.equal(before, after) for before, after in zip(centres, centres[1:])]
+        self.training, self.validation = ([note for *note, step in zip(batches, centres, steps) if step == wanted]
+                                          for wanted in (True, False))  # batches as lists of indices, the centre before each
+        self.batches, self.epochs = [batch for batch, _ in self.training], len(self.losses[0])
+        words = f"in {self.epochs} epochs there are {len(self.batches)} steps"
+        expect(self.batches and len(self.batches) % self.epochs == 0, words)
+        self.path, self.returned = torch.stack([*(centre for _, centre in self.training), centres[-1]]), returned.detach()
 
-def watched(solution, CouplingFlow, train, num, lowest_after=None, **options):
-    """Batches as lists of indices, for training and validation, and the centre before each; the losses, the centre returned."""
-    points = normal(num, 2).float()
-    notes, end, returned, *losses = solution.ask("watched", CouplingFlow, train, points, FAR, lowest_after, **options)
-    index = {tuple(point): i for i, point in enumerate(points.tolist())}
-    batches = [[index.get(tuple(point)) for point in x.tolist()] for x, _ in notes]
-    expect(not any(None in batch for batch in batches), "log_probability gets samples that are not those of the data")
-    centres = [*(centre for _, centre in notes), end.detach()]
-    steps = [not torch.equal(before, after) for before, after in zip(centres, centres[1:])]
-    training, validation = ([(batch, centre) for batch, centre, step in zip(batches, centres, steps) if step == wanted]
-                            for wanted in (True, False))
-    epochs = len(losses[0])
-    expect(training and len(training) % epochs == 0, f"in {epochs} epochs there are {len(training)} steps")
-    return SimpleNamespace(points=points, training=training, validation=validation, epochs=epochs, losses=losses,
-                           batches=[batch for batch, _ in training],
-                           path=steps_from_far([*(centre for _, centre in training), centres[-1]]),
-                           returned=steps_from_far([returned.detach()])[0])
+    def loss(self, batch, centre):
+        return (self.points[batch] - (centre - FAR)).square().sum(-1).mean() / 2
+
+    def path_by(self, kind=optim.Adam, lr=LEARNING_RATE, reset=True, **options):
+        """The centre after each step, from its start in units of 0.001, if an optimizer takes the steps."""
+        centre = nn.Parameter(torch.full((2,), FAR, dtype=torch.float64))
+        optimizer, path = kind([centre], lr=lr, **options), [centre.detach().clone()]
+        for batch in self.batches:
+            if reset:
+                optimizer.zero_grad()
+            self.loss(batch, centre).backward()
+            optimizer.step()
+            path.append(centre.detach().clone())
+        return (torch.stack(path) - FAR) / LEARNING_RATE
 
 
 PREPARED |= {
     "trained": lambda solution, CouplingFlow, ToyDataset, train:
         solution.once(train_small_flow, solution, CouplingFlow, ToyDataset, train),
-    "watch": lambda solution, CouplingFlow, train: partial(solution.once, watched, solution, CouplingFlow, train),
+    "watch": lambda solution, CouplingFlow, train: partial(solution.once, Seen, solution, CouplingFlow, train),
     "seen": lambda watch: watch(num=NUM, epochs=3),
 }
 
@@ -513,28 +524,11 @@ def batch_sizes(watch, size, **options):
            f"they have {', '.join(map(str, sizes))} samples{cause}")
 
 
-def loss_of(seen, batch, centre):
-    return (seen.points[batch] - (centre - FAR)).square().sum(-1).mean() / 2
-
-
-def path_of(seen, kind=optim.Adam, lr=LEARNING_RATE, reset=True, **options):
-    """The centre after each step, from its start in units of 0.001, if an optimizer takes the steps."""
-    centre = nn.Parameter(torch.full((2,), FAR, dtype=torch.float64))
-    optimizer, path = kind([centre], lr=lr, **options), [centre.detach().clone()]
-    for batch in seen.batches:
-        if reset:
-            optimizer.zero_grad()
-        loss_of(seen, batch, centre).backward()
-        optimizer.step()
-        path.append(centre.detach().clone())
-    return steps_from_far(path)
-
-
 def epoch_losses(seen):
     means = {}
     for what, part, found in zip(("training", "validation"), (seen.training, seen.validation), seen.losses):
         expect(part and len(part) % seen.epochs == 0, f"in {seen.epochs} epochs there are {len(part)} batches for {what}")
-        losses = torch.stack([loss_of(seen, *note) for note in part]).reshape(seen.epochs, -1)
+        losses = torch.stack([seen.loss(*note) for note in part]).reshape(seen.epochs, -1)
         sizes = torch.tensor([len(batch) for batch, _ in part]).reshape(seen.epochs, -1)
         means[f"they are those of {what}"] = losses.mean(1)
         if not near(found, (losses * sizes).sum(1) / sizes.sum(1)):  # which is as good
@@ -565,7 +559,8 @@ checks("Part II, training", {
         seen.batches == seen.epochs * seen.batches[: len(seen.batches) // seen.epochs],
         "the samples are shuffled anew in each epoch, which the handout's train does not do"),
     "the optimizer is Adam with learning rate 0.001": lambda seen: compare(
-        "a weight, in steps of 0.001,", seen.path, partial(path_of, seen), OPTIMIZER_MISTAKES, "no usual optimizer moves it so"),
+        "a weight, in steps of 0.001,", (seen.path - FAR) / LEARNING_RATE, seen.path_by, OPTIMIZER_MISTAKES,
+        "no usual optimizer moves it so"),
     "a loss is the mean over the batches of its epoch, that of validation after the epoch": epoch_losses,
     "without other arguments there are 100 epochs":
         lambda watch: expect((epochs := watch(num=20).epochs) == 100, f"there are {epochs}"),

@@ -98,10 +98,7 @@ def near(actual, expected):
 
 
 def compare(what, value, expected, mistakes=None, otherwise="no usual mistake gives these numbers"):
-    """Raise a Fault with the largest difference, unless there is none, and the first of the mistakes that predicts it.
-
-    A mistake is what it predicts, or options of `expected`, which then is a function.
-    """
+    """Raise a Fault with the largest difference, if any, and the first mistake, numbers or options of `expected`, that fits."""
     predict = expected if callable(expected) else lambda: expected
     correct = torch.as_tensor(predict()).detach().double()
     actual = numbers(what, value, *correct.shape)

@@ -267,18 +267,14 @@ def gradients(module, function, *arguments):
 
 
 def watched(CouplingFlow, train, points, centre, lowest_after, **options):
-    """Let `train` train a flow that has but a centre to learn, and notes the batch and the centre at each call.
-
-    Its loss is the half squared distance from the centre or, with `lowest_after`, lowest after so many steps whatever they
-    do. Returns the notes, the centre at the end, that of the model returned, and the losses.
-    """
+    """What a flow that has but a centre to learn notes in training, its centre at the end, the returned model's, the losses."""
     notes, data = [], torch.utils.data.Subset(points, range(len(points)))
     data.data, data.num_samples = points.numpy(), len(points)
 
     class Watched(CouplingFlow):
         def log_probability(self, x):
             notes.append((x.detach().clone(), self.centre.detach().clone()))
-            if lowest_after is None:
+            if lowest_after is None:  # else it is lowest after so many steps, whatever they do
                 return -(x - (self.centre - centre)).square().sum(-1) / 2
             steps = sum(not torch.equal(a, b) for (_, a), (_, b) in zip(notes, notes[1:]))
             return (self.centre - self.centre.detach()).sum() - ((steps - lowest_after) / 10) ** 2 + 0 * x.sum(-1)

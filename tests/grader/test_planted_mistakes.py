@@ -160,10 +160,8 @@ PLANTED = [(STUDENT, mistake) for mistake in IN_STUDENT] + [(OURS, mistake) for 
 
 @pytest.mark.parametrize("cells, mistake", PLANTED, ids=[f"{mistake[0]}: {mistake[1]}" for _, mistake in PLANTED])
 def test_planted_mistake_is_named(tmp_path, monkeypatch, cells, mistake):
-    task, words, *texts = mistake
-    if "while True" in texts[1]:
-        monkeypatch.setattr(solution, "SECONDS", 2)
-    messages = []
+    (task, words, *texts), messages = mistake, []
+    monkeypatch.setattr(solution, "SECONDS", 2 if "while True" in texts[1] else solution.SECONDS)
     with closing(Solution(write_notebook(tmp_path / "wrong.ipynb", replaced(cells, *texts)))) as found:
         for check in CHECKS:
             if check.task.startswith(task) and not any(words in message for message in messages):
