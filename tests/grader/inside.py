@@ -46,6 +46,7 @@ TOOL_CLASSES = (torch.Tensor, torch.nn.Module, torch.nn.Linear, torch.nn.LeakyRe
                 torch.optim.Adam, torch.optim.Optimizer, torch.utils.data.DataLoader, torch.distributions.Normal,
                 torch.distributions.MultivariateNormal)
 
+
 def pack(message, refer=None):
     """A message of plain values and arrays, and of what `refer` gives for anything else in it."""
 
