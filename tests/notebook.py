@@ -27,8 +27,8 @@ ASSIGNMENTS = (ast.Assign, ast.AnnAssign, ast.AugAssign)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 DEFINITIONS = (ast.ClassDef, *FUNCTIONS)
 LOOPS = (ast.For, ast.While)
-CONTAINERS = (ast.If, ast.Try, ast.With)
-CHANGES = ("append", "extend", "insert", "add", "update", "setdefault")  # methods by which a constant gets its value
+CONTAINERS = (ast.If, ast.Try, ast.ExceptHandler, ast.With)
+CHANGES = ("append", "extend", "insert", "add", "update", "setdefault", "set_default_dtype")  # what they are called on
 
 
 class NoNotebook(ValueError):
@@ -42,12 +42,11 @@ def code_cells(path=NOTEBOOK):
         raise NoNotebook("it is empty")
     try:
         content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise NoNotebook(f"it is cut off or no JSON ({error})") from None
-    try:
         if "worksheets" in content:
             content = nbformat.convert(nbformat.from_dict(content), 4)
         return [cell for cell in content["cells"] if cell["cell_type"] == "code"]
+    except (ValueError, RecursionError) as error:
+        raise NoNotebook(f"it is cut off or no JSON ({error})") from None
     except (TypeError, KeyError, AttributeError) as error:
         raise NoNotebook(f"it is JSON without the cells of a notebook ({type(error).__name__}: {error})") from None
 
@@ -70,11 +69,7 @@ def write_notebook(path, sources):
     return path
 
 
-class NotExecuted(Exception):
-    """A statement does more than define something."""
-
-
-class Definitions:
+class Definitions(ast.NodeTransformer):
     """What a notebook defines, in `namespace`; by name, why a definition failed, in `failures`, or is `left_out`.
 
     Executed one by one: imports, functions, classes, and those assignments and loops that give a value to a name which
@@ -87,146 +82,113 @@ class Definitions:
         self.namespace, self.failures, self.left_out = vars(sys.modules[MODULE]), {}, {}
         self.skip, self.announce, self.flags = skip, announce, 0
         bodies = {f"code cell {n}": self.parse(f"code cell {n}", cell) for n, cell in enumerate(code_cells(path), 1)}
-        self.needed = names_needed([statement for body in bodies.values() for statement in flattened(body)])
+        self.needed = names_needed([statement for body in bodies.values() for statement in flattened(body.body)])
         for where, body in bodies.items():
-            for statement in self.defining(body):
-                self.execute(statement, where)
+            for statement in self.visit(body).body:
+                if not all(isinstance(part, (ast.Pass, *CONTAINERS)) for part in flattened([statement])):
+                    self.execute(statement, where)
 
     def parse(self, where, cell):
-        """The statements of a cell; none if it is no Python, and then what it seems to define has failed."""
+        """The tree of a cell; an empty one if it is no Python, and then what it seems to define has failed."""
         try:
             text = source(cell)
             linecache.cache[where] = len(text), None, text.splitlines(keepends=True), where  # for tracebacks
-            return ast.parse(text, where).body
+            return ast.parse(text, where)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             names = re.findall(r"^(?:def|class)\s+(\w+)", "".join(cell["source"]), re.MULTILINE)
             why = f"line {error.lineno}: {error.msg}" if isinstance(error, SyntaxError) else str(error)
             self.failures |= dict.fromkeys(names, f"syntax error in {where}, {why}")
-            return []
+            return ast.Module([], [])
 
-    def defining(self, statements):
-        """The statements that define something, each import for itself, and blocks without the rest of their branches."""
-        for statement in statements:
-            if isinstance(statement, ast.Import):
-                for alias in statement.names:
-                    yield ast.copy_location(ast.Import([alias]), statement)
-            elif isinstance(statement, CONTAINERS):
-                kept = [list(self.defining(branch)) for branch in branches(statement)]
-                for branch, part in zip(branches(statement), kept, strict=True):
-                    branch[:] = part or [ast.copy_location(ast.Pass(), statement)] * bool(branch)
-                if any(kept):
-                    yield statement
-            elif defines(statement) or sets_precision(statement) or self.needed & names_changed(statement):
-                yield statement
+    def visit(self, node):
+        """Each import for itself, what else defines something as it is, blocks of such, and nothing for the rest."""
+        if isinstance(node, ast.Import):
+            return [ast.copy_location(ast.Import([alias]), node) for alias in node.names]
+        if isinstance(node, (ast.Module, *CONTAINERS)):
+            return self.generic_visit(node)
+        kept = defines(node) or self.needed & names_changed(node)
+        return ast.copy_location(ast.Pass(), node) if isinstance(node, ast.stmt) and not kept else node
 
     def execute(self, statement, where):
         """Execute one statement in the namespace, or note why it failed."""
         names = bound_names(statement) or names_changed(statement)
         place = f"{where}, line {statement.lineno}"
+        why = place in self.skip and f"{place}: {self.skip[place]}"
         try:
-            if not isinstance(statement, DEFINITIONS):
-                self.refuse_own_functions(statement)
-            if place not in self.skip:
+            if reason := not isinstance(statement, DEFINITIONS) and self.reason_against(statement):
+                self.left_out |= dict.fromkeys(names, f"{place}, is not executed, because {reason}")
+                return
+            if not why:
                 self.announce(place)
                 code = compile(ast.Module([statement], []), where, "exec", self.flags, dont_inherit=True)
                 exec(code, self.namespace)
                 self.flags |= code.co_flags & __future__.annotations.compiler_flag  # for the cells that follow
-        except NotExecuted as reason:
-            self.left_out |= dict.fromkeys(names, f"{place}, is not executed, because {reason}")
         except BaseException as error:
-            self.fail(names, f"{type(error).__name__} in {place}: {error}")
-        else:
-            if place in self.skip:
-                self.fail(names, f"{place}: {self.skip[place]}")
-            else:
-                for name in names:
-                    self.failures.pop(name, None)
-
-    def fail(self, names, why):
-        self.failures |= dict.fromkeys(names, why)
+            why = f"{type(error).__name__} in {place}: {error}"
         for name in names:
-            self.namespace.pop(name, None)
+            self.failures.pop(name, None)
+            if why:
+                self.failures[name] = why
+                self.namespace.pop(name, None)
 
-    def refuse_own_functions(self, statement):
-        """Raise NotExecuted if a statement reads what is not there or calls something of the notebook: it might train."""
-        known = {**vars(builtins), **dict.fromkeys([*self.failures, *names_changed(statement)]), **self.namespace}
+    def reason_against(self, statement):
+        """That a statement reads what is not there or calls something of the notebook, if it does: it might train."""
+        changed = set() if isinstance(statement, CONTAINERS) else names_changed(statement)
+        known = {**vars(builtins), **dict.fromkeys([None, *self.failures, *changed]), **self.namespace}
         if isinstance(statement, (*LOOPS, *ASSIGNMENTS)) and (unknown := sorted(names_read(ast.unparse(statement)) - set(known))):
-            raise NotExecuted(f"it reads {unknown[0]}")
-        for call in calls(statement):
-            name = root_name(call)
-            if name and (
-                name not in known or getattr(known[name], "__module__", None) == MODULE and not isinstance(known[name], type)
-            ):
-                raise NotExecuted(f"it calls {ast.unparse(call.func)}")
+            return f"it reads {unknown[0]}"
+        for call in (node for node in executed(statement) if isinstance(node, ast.Call)):
+            called = known.get(name := root_name(call))
+            if name not in known or getattr(called, "__module__", None) == MODULE and not isinstance(called, type):
+                return f"it calls {ast.unparse(call.func)}"
+        return None
 
 
-def branches(statement):
-    """The lists of statements inside a block."""
-    parts = (statement, *getattr(statement, "handlers", ()))
-    return [getattr(part, branch) for part in parts for branch in ("body", "orelse", "finalbody") if hasattr(part, branch)]
+def flattened(nodes):
+    """The statements among some nodes, with those inside of blocks in their places."""
+    for node in nodes:
+        if isinstance(node, ast.stmt):
+            yield node
+        if isinstance(node, CONTAINERS):
+            yield from flattened(ast.iter_child_nodes(node))
 
 
-def flattened(statements):
-    """The statements, with those inside of blocks in their places."""
-    for statement in statements:
-        yield statement
-        if isinstance(statement, CONTAINERS):
-            for branch in branches(statement):
-                yield from flattened(branch)
+def executed(node, but=()):
+    """The nodes that run when a statement does: none inside of functions that it only defines, or of these others."""
+    yield node
+    if not isinstance(node, (ast.Lambda, *FUNCTIONS, *but)):
+        for child in ast.iter_child_nodes(node):
+            if not (isinstance(node, ast.comprehension) and child is node.target):
+                yield from executed(child, but)
 
 
-def names_in(nodes, *contexts):
-    """The variables in some nodes, at any depth, of these contexts."""
-    found = [child for node in nodes for child in ast.walk(node) if isinstance(child, ast.Name)]
-    return {name.id for name in found if isinstance(name.ctx, contexts)}
+def bound_names(statement, but=(ast.ClassDef, *LOOPS)):
+    """The names that a statement, but no loop in it, gives a value."""
+    nodes = list(executed(statement, but))
+    names = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    names |= {node.name for node in nodes if isinstance(node, DEFINITIONS)}
+    return names | {node.asname or node.name.partition(".")[0] for node in nodes if isinstance(node, ast.alias)}
+
+
+def names_changed(statement):
+    """Those that a statement, with its loops, gives a value or changes, as `name.append(...)` and `name[0] = 1` do."""
+    names = {root_name(node) for node in executed(statement, [ast.ClassDef]) if isinstance(getattr(node, "ctx", 0), ast.Store)
+             or isinstance(node, ast.Call) and getattr(node.func, "attr", None) in CHANGES}
+    return bound_names(statement, [ast.ClassDef]) | names - {None}
 
 
 def defines(statement):
     """Whether a statement is a definition, or a loop that makes some."""
-    inner = ast.walk(statement) if isinstance(statement, LOOPS) else ()
-    return isinstance(statement, (ast.ImportFrom, *DEFINITIONS)) or any(isinstance(part, DEFINITIONS) for part in inner)
-
-
-def bound_names(statement):
-    """The names that a statement gives a value."""
-    if isinstance(statement, (ast.Import, ast.ImportFrom)):
-        return {alias.asname or alias.name.partition(".")[0] for alias in statement.names}
-    if isinstance(statement, DEFINITIONS):
-        return {statement.name}
-    if isinstance(statement, CONTAINERS):
-        heads = [item.optional_vars for item in getattr(statement, "items", ()) if item.optional_vars]
-        inner = [part for part in flattened([statement]) if part is not statement]
-        return names_in(heads, ast.Store).union(*map(bound_names, inner))
-    return names_in(targets(statement), ast.Store)
-
-
-def targets(statement):
-    """What an assignment gives a value to."""
-    return (getattr(statement, "targets", None) or [statement.target]) if isinstance(statement, ASSIGNMENTS) else []
-
-
-def names_changed(statement):
-    """The names whose values an assignment, a loop or a call like `name.append(...)` makes or changes."""
-    if isinstance(statement, LOOPS):
-        inner = [part for branch in branches(statement) for part in flattened(branch)]
-        return names_in(getattr(statement, "target", ()) and [statement.target], ast.Store).union(
-            *(bound_names(part) | names_changed(part) for part in inner)
-        )
-    call = getattr(statement, "value", None) if isinstance(statement, ast.Expr) else None
-    if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr in CHANGES:
-        return {root_name(call)}
-    return names_in(targets(statement), ast.Store, ast.Load)
+    return any(isinstance(node, (ast.ImportFrom, *DEFINITIONS)) for node in executed(statement))
 
 
 def names_needed(statements):
     """Names in UPPER_CASE, and those that definitions read, directly or through what gives them their values."""
-    statements = list(statements)
-    changed = [(names_changed(statement), names_read(ast.unparse(statement))) for statement in statements
-               if not isinstance(statement, (*DEFINITIONS, *CONTAINERS))]
-    needed = {name for statement in statements for name in names_in(targets(statement), ast.Store, ast.Load) if name.isupper()}
-    for statement in filter(defines, statements):
-        needed |= names_read(ast.unparse(statement))
-    while more := {name for names, read in changed if needed & names for name in read} - needed:
+    effects = [(statement, names_changed(statement), names_read(ast.unparse(statement))) for statement in statements
+               if not isinstance(statement, CONTAINERS)]
+    needed = {name for _, names, _ in effects for name in names if name.isupper()}
+    needed.update(*(read for statement, _, read in effects if defines(statement)))
+    while more := {name for _, names, read in effects if needed & names for name in read} - needed:
         needed |= more
     return needed
 
@@ -239,13 +201,6 @@ def names_read(code):
         tables += table.get_children()
         names |= {symbol.get_name() for symbol in table.get_symbols() if symbol.is_global() and symbol.is_referenced()}
     return names
-def calls(node):
-    """The calls made when a statement is executed: not those inside of functions that it only defines."""
-    if isinstance(node, ast.Call):
-        yield node
-    if not isinstance(node, (ast.Lambda, *FUNCTIONS)):
-        for child in ast.iter_child_nodes(node):
-            yield from calls(child)
 
 
 def root_name(node):
@@ -253,12 +208,6 @@ def root_name(node):
     while isinstance(node, (ast.Attribute, ast.Call, ast.Subscript)):
         node = node.func if isinstance(node, ast.Call) else node.value
     return node.id if isinstance(node, ast.Name) else None
-
-
-def sets_precision(statement):
-    """Whether a statement is a call of torch.set_default_dtype, on which definitions may rely."""
-    call = getattr(statement, "value", None)
-    return isinstance(call, ast.Call) and getattr(call.func, "attr", None) == "set_default_dtype"
 
 
 def load_definitions(path=NOTEBOOK):

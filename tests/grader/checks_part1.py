@@ -1,18 +1,15 @@
 """Checks of Part I, for notebooks that define its functions by our names and parameters."""
 
 import math
+from functools import partial
 from itertools import product
 
 import numpy as np
 import torch
 
-from grading import check, compare, numbers
+from grading import PREPARED, checks, compare, expect, numbers
 from reference import MEANS, mixture, plane
 from solution import Fault
-
-SAMPLING = "Part I, Task 1 (samples and true densities)"
-ESTIMATE = "Part I, Task 2 (kernel density estimate)"
-GRID = "Part I, Task 3 (the estimate on a grid)"
 
 SIGNATURES = {
     "sample_gaussian_mixture": ["num_samples", "sigma", "means", "rng"],
@@ -22,58 +19,42 @@ SIGNATURES = {
     "kernel_density_estimate": ["x", "samples", "H"],
     "kernel_density_on_grid": ["xs", "ys", "samples", "H"],
 }
-MANY = 100_000
+MANY, FULL = 100_000, np.array([[0.4, 0.3], [-0.1, 0.6]])
+PREPARED["rng"] = lambda solution: solution.ask("generator", 0)
 
 
-def tensor(array):
-    return torch.from_numpy(np.asarray(array, dtype=float))
-
-
-# Gaussian mixture ----------------------------------------------------------------------------------------------------
-
-
-@check(SAMPLING, "sample_gaussian_mixture spreads by sigma around each mean", SIGNATURES)
-def mixture_spread(solution, sample_gaussian_mixture):
+def mixture_spread(sample_gaussian_mixture, rng):
     # Means so far apart that the nearest one is the sample's own.
-    drawn = sample_gaussian_mixture(MANY, 0.5, 100 * MEANS, solution.ask("generator", 0))
-    drawn = numbers("the samples", drawn, MANY, 2)
+    drawn = numbers("the samples", sample_gaussian_mixture(MANY, 0.5, 100 * MEANS, rng), MANY, 2)
     measured = (drawn - 200 * (drawn / 200).round()).std().item()
-    if abs(measured - 0.5) > 0.01:
-        known = {0.25: ": sigma² is used as the standard deviation", math.sqrt(0.5): ": sigma is used as the variance"}
-        cause = next((words for value, words in known.items() if abs(measured - value) < 0.01), "")
-        raise Fault(f"for sigma = 0.5 they spread by {measured:.3f}{cause}")
+    known = {0.25: ": sigma² is used as the standard deviation", math.sqrt(0.5): ": sigma is used as the variance"}
+    cause = next((words for value, words in known.items() if abs(measured - value) < 0.01), "")
+    expect(abs(measured - 0.5) < 0.01, f"for sigma = 0.5 they spread by {measured:.3f}{cause}")
 
 
-@check(SAMPLING, "sample_gaussian_mixture draws the component of each sample, with equal probabilities", SIGNATURES)
-def mixture_components(solution, sample_gaussian_mixture):
-    rng, counts = solution.ask("generator", 0), []
-    for _ in range(300):
-        drawn = numbers("the samples", sample_gaussian_mixture(400, 0.01, MEANS, rng), 400, 2)
-        counts.append([(torch.cdist(drawn, tensor(mean)[None]) < 1).sum().item() for mean in MEANS])
-    mean, variance = np.mean(counts, axis=0), np.var(counts, axis=0).mean()
-    if np.abs(mean - 100).max() > 5 * math.sqrt(75 / 300):
-        raise Fault(f"of 400 samples the four means get {', '.join(f'{share:.0f}' for share in mean)} on average, not 100 each")
-    if not 60 < variance < 90:
-        dealt = ": the components are dealt out in fixed numbers, so the samples are not independent" if variance < 60 else ""
-        raise Fault(f"the number of samples per component has the variance {variance:.0f}, not 75{dealt}")
+def mixture_components(sample_gaussian_mixture, rng):
+    drawn = [numbers("the samples", sample_gaussian_mixture(400, 0.01, MEANS, rng), 400, 2) for _ in range(300)]
+    counts = (torch.cdist(torch.stack(drawn), torch.from_numpy(MEANS)) < 1).sum(1).double()
+    shares, variance = counts.mean(0), counts.var(0, correction=0).mean()
+    words = f"of 400 samples the four means get {', '.join(f'{share:.0f}' for share in shares)} on average, not 100 each"
+    expect((shares - 100).abs().max() <= 5 * math.sqrt(75 / 300), words)
+    dealt = ": the components are dealt out in fixed numbers, so the samples are not independent" if variance < 60 else ""
+    expect(60 < variance < 90, f"the number of samples per component has the variance {variance:.0f}, not 75{dealt}")
 
 
-@check(SAMPLING, "gaussian_mixture_density is the mixture's density", SIGNATURES)
 def mixture_density(gaussian_mixture_density):
     x = np.random.default_rng(0).normal(1, 1, (60, 2))
     for sigma in (0.5, 1.5):
-        expected, found = tensor(mixture(x, sigma)), numbers("the density", gaussian_mixture_density(x, sigma, MEANS), 60)
-        causes = {
-            "sigma is used as the variance": tensor(mixture(x, math.sqrt(sigma))),
-            "sigma² is used as the standard deviation": tensor(mixture(x, sigma**2)),
-            "the factor 1/M is forgotten": 4 * expected,
-            "the factor 1/(2πσ²) is forgotten": expected * 2 * math.pi * sigma**2,
-            "it has the factor of one dimension": expected * math.sqrt(2 * math.pi) * sigma,
+        mistakes = {
+            "sigma is used as the variance": {"sd": math.sqrt(sigma)},
+            "sigma² is used as the standard deviation": {"sd": sigma**2},
+            "the factor 1/M is forgotten": {"factor": 4},
+            "the factor 1/(2πσ²) is forgotten": {"factor": 2 * math.pi * sigma**2},
+            "it has the factor of one dimension": {"factor": math.sqrt(2 * math.pi) * sigma},
         }
-        compare(f"the density for sigma = {sigma}", found, expected, lambda: causes)
+        compare(f"the density for sigma = {sigma}", gaussian_mixture_density(x, sigma, MEANS),
+                lambda sd=sigma, factor=1: factor * mixture(x, sd), mistakes)
 
-
-# Spiral --------------------------------------------------------------------------------------------------------------
 
 SPIRAL_MISTAKES = {
     "0.25 is used as the standard deviation, but it is the variance": {"sd": 0.25},
@@ -81,6 +62,7 @@ SPIRAL_MISTAKES = {
     "negative r is left out": {"negative": False},
     "theta runs to 2π, not to 4π": {"windings": 1},
 }
+DENSITY_MISTAKES = {"only the first winding is counted": {"windings": 1, "factor": 1 / 2}, **SPIRAL_MISTAKES}
 
 
 def spiral_samples(rng, num_samples, sd=0.5, negative=True, windings=2):
@@ -96,26 +78,21 @@ def cells(x):
     return np.histogram2d(*x.T, [edges, edges])[0]
 
 
-def chi_square(counts, reference):
-    """χ² per cell of two sets of counts, about 1 if they are from one distribution."""
-    scale = counts.sum() / reference.sum()
-    enough = scale * reference > 20
-    return ((counts - scale * reference) ** 2 / (scale * reference * (1 + scale)))[enough].mean()
+def spiral_sampler(sample_spiral, rng):
+    counts, generator = cells(numbers("the samples", sample_spiral(MANY, rng), MANY, 2).numpy()), np.random.default_rng(1)
 
+    def chi_square(**mistake):
+        """χ² per cell of these samples and ten times as many of ours, about 1 if they are from one distribution."""
+        expected = cells(spiral_samples(generator, 10 * MANY, **mistake)) * (scale := counts.sum() / (10 * MANY))
+        return ((counts - expected) ** 2 / (expected * (1 + scale)))[expected > 20].mean()
 
-@check(SAMPLING, "sample_spiral fills the plane like the spiral", SIGNATURES)
-def spiral_sampler(solution, sample_spiral):
-    drawn = numbers("the samples", sample_spiral(MANY, solution.ask("generator", 0)), MANY, 2).numpy()
-    counts, rng = cells(drawn), np.random.default_rng(1)
-    measured = chi_square(counts, cells(spiral_samples(rng, 10 * MANY)))
-    if not measured < 1.6:
-        causes = (cause for cause, mistake in SPIRAL_MISTAKES.items()
-                  if chi_square(counts, cells(spiral_samples(rng, 10 * MANY, **mistake))) < 1.6)
+    if not (measured := chi_square()) < 1.6:
+        causes = (cause for cause, mistake in SPIRAL_MISTAKES.items() if chi_square(**mistake) < 1.6)
         raise Fault(f"χ² per cell is {measured:.1f} instead of 1: {next(causes, 'no usual mistake gives these samples')}")
 
 
-def spiral(x, sd=0.5, negative=True, windings=2, jacobian=True):
-    """Density of the spiral, summed over the angles that lead to a point, or that of a mistake."""
+def spiral(x, sd=0.5, negative=True, windings=2):
+    """Density of the spiral times ρ, summed over the angles that lead to a point, or that of a mistake."""
     rho, phi = np.hypot(*x.T), np.arctan2(x[:, 1], x[:, 0]) % (2 * np.pi)
     total = 0
     for half_turn in range(-1, 2 * windings + 1):
@@ -123,21 +100,16 @@ def spiral(x, sd=0.5, negative=True, windings=2, jacobian=True):
         on = (theta >= 0) & (theta <= 2 * np.pi * windings)
         if half_turn % 2 == 0 or negative:
             total = total + on * np.exp(-((r - theta / 2) ** 2) / (2 * sd**2)) / math.sqrt(2 * np.pi * sd**2)
-    return total / (2 * np.pi * windings) / (rho if jacobian else 1)
+    return total / (2 * np.pi * windings)
 
 
-@check(SAMPLING, "spiral_density is the spiral's density", SIGNATURES)
 def spiral_formula(spiral_density):
     rng = np.random.default_rng(0)
     x = np.concatenate([rng.normal(0, 0.5, (60, 2)), rng.normal(0, 3.5, (60, 2))])
-    rho, found = tensor(np.hypot(*x.T)), numbers("the density", spiral_density(x), 120)
-    mistakes = SPIRAL_MISTAKES | {"the factor 1/ρ is forgotten": {"jacobian": False}}
-    causes = {"only the first winding is counted": tensor(spiral(x, windings=1)) / 2 * rho}
-    causes |= {cause: tensor(spiral(x, **mistake)) * rho for cause, mistake in mistakes.items()}
-    compare("the density times ρ", found * rho, tensor(spiral(x)) * rho, lambda: causes)
+    rho, found = np.hypot(*x.T), numbers("the density", spiral_density(x), 120)
+    mistakes = DENSITY_MISTAKES | {"the factor 1/ρ is forgotten": {"factor": rho}}
+    compare("the density times ρ", found * rho, lambda factor=1, **mistake: factor * spiral(x, **mistake), mistakes)
 
-
-# Kernel density estimate ---------------------------------------------------------------------------------------------
 
 ARGUMENTS = {  # what the kernel gets for u = x_i - x
     "": lambda u, H: u @ np.linalg.inv(H).T,
@@ -152,60 +124,64 @@ FACTORS = {  # what stands where 1/|det H| belongs
     "det H is squared": lambda det: 1 / det**2,
     "it is multiplied by det H": lambda det: abs(det),
 }
+ESTIMATE_MISTAKES = {
+    **{" and ".join(filter(None, pair)): dict(zip(("argument", "factor"), pair)) for pair in product(ARGUMENTS, FACTORS)},
+    "the factor 1/N is forgotten": {"mean": np.sum},
+    "the factor 1/(2π) is forgotten": {"peak": 1},
+    "the kernel has the factor of one dimension": {"peak": 1 / math.sqrt(2 * np.pi)},
+}
 
 
-def estimate(x, samples, H, argument="", factor=""):
-    """The definition with a product kernel, or a mistake in one or both of its parts."""
+def estimate(x, samples, H, argument="", factor="", mean=np.mean, peak=1 / (2 * np.pi)):
+    """The definition with a product kernel, or a mistake in some of its parts."""
     u = ARGUMENTS[argument]((samples[None] - x[:, None]).reshape(-1, 2), H)
-    kernel = np.exp(-(u**2).sum(1) / 2).reshape(len(x), len(samples)) / (2 * np.pi)
-    return tensor(kernel.mean(1) * FACTORS[factor](np.linalg.det(H)))
+    kernel = peak * np.exp(-(u**2).sum(1) / 2).reshape(len(x), len(samples))
+    return mean(kernel, 1) * FACTORS[factor](np.linalg.det(H))
 
 
-def estimate_causes(x, samples, H):
-    correct = estimate(x, samples, H)
-    pairs = [pair for pair in product(ARGUMENTS, FACTORS) if any(pair)]
-    return {" and ".join(filter(None, pair)): estimate(x, samples, H, *pair) for pair in pairs} | {
-        "the factor 1/N is forgotten": correct * len(samples),
-        "the factor 1/(2π) is forgotten": correct * 2 * np.pi,
-        "the kernel has the factor of one dimension": correct * math.sqrt(2 * np.pi),
-    }
-
-
-@check(ESTIMATE, "it is right for a bandwidth matrix with different rows", SIGNATURES, H=[[0.4, 0.3], [-0.1, 0.6]])
-@check(ESTIMATE, "it is right for a bandwidth matrix with negative determinant", SIGNATURES, H=[[0.0, 0.4], [0.7, 0.0]])
-@check(ESTIMATE, "it is right for h = 0.5 in both directions", SIGNATURES, H=[[0.5, 0.0], [0.0, 0.5]])
 def kernel_estimate(kernel_density_estimate, H):
-    rng, H = np.random.default_rng(0), np.array(H)
+    rng = np.random.default_rng(0)
     x, samples = rng.normal(0, 1, (30, 2)), rng.normal(0, 1, (200, 2))
-    found = numbers("the estimate", kernel_density_estimate(x, samples, H), 30)
-    compare("the estimate", found, estimate(x, samples, H), lambda: estimate_causes(x, samples, H))
+    compare("the estimate", kernel_density_estimate(x, samples, H), partial(estimate, x, samples, H), ESTIMATE_MISTAKES)
 
 
-@check(ESTIMATE, "it integrates to 1", SIGNATURES)
 def kernel_mass(kernel_density_estimate):
     x = plane(np.linspace(-8, 8, 81))
     samples, H = np.random.default_rng(0).normal(0, 1, (50, 2)), np.array([[0.5, 0.4], [0.0, 0.6]])
     mass = numbers("the estimate", kernel_density_estimate(x, samples, H), len(x)).sum().item() * 0.2**2
-    if abs(mass - 1) > 1e-3:
-        raise Fault(f"its integral is {mass:.3g}: is it divided by |det H| and by N?")
+    expect(abs(mass - 1) <= 1e-3, f"its integral is {mass:.3g}: is it divided by |det H| and by N?")
 
 
-@check(GRID, "entry [i, j] is the estimate at (xs[i], ys[j]), for a full H", SIGNATURES, H=[[0.4, 0.3], [-0.1, 0.6]])
-@check(GRID, "entry [i, j] is the estimate at (xs[i], ys[j]), for a diagonal H", SIGNATURES, H=[[0.4, 0.0], [0.0, -0.7]])
 def kernel_grid(kernel_density_on_grid, H):
-    rng, H, axis = np.random.default_rng(0), np.array(H), np.linspace(-2, 2, 12)
-    samples, ys = rng.normal(0, [1, 0.4], (200, 2)) + [0.5, -0.5], axis + 0.3
-    x = plane(axis, ys)
-    found = numbers("the estimate", kernel_density_on_grid(axis, ys, samples, H), 12, 12)
-    correct = estimate(x, samples, H).reshape(12, 12)
-    causes = {"the grid is transposed: entry [i, j] is at (xs[j], ys[i])": correct.T, "the grid is upside down": correct.flip(1)}
-    causes |= {cause: value.reshape(12, 12) for cause, value in estimate_causes(x, samples, H).items()}
-    compare("the estimate", found, correct, lambda: causes)
+    rng, axis = np.random.default_rng(0), np.linspace(-2, 2, 12)
+    samples, x = rng.normal(0, [1, 0.4], (200, 2)) + [0.5, -0.5], plane(axis, axis + 0.3)
+    mistakes = {"the grid is transposed: entry [i, j] is at (xs[j], ys[i])": {"turn": np.transpose},
+                "the grid is upside down": {"turn": lambda grid: grid[:, ::-1].copy()}, **ESTIMATE_MISTAKES}
+    compare("the estimate", kernel_density_on_grid(axis, axis + 0.3, samples, H),
+            lambda turn=np.array, **mistake: turn(estimate(x, samples, H, **mistake).reshape(12, 12)), mistakes)
 
 
-@check(GRID, "the first axis of the result belongs to xs, the second to ys", SIGNATURES)
 def grid_shape(kernel_density_on_grid):
     found = kernel_density_on_grid(np.arange(3.0), np.arange(5.0), np.zeros((4, 2)), np.eye(2))
-    if np.shape(found) == (5, 3):
-        raise Fault("it has the shape (5, 3) for 3 xs and 5 ys: the grid is transposed")
+    expect(np.shape(found) != (5, 3), "it has the shape (5, 3) for 3 xs and 5 ys: the grid is transposed")
     numbers("the result for 3 xs and 5 ys", found, 3, 5)
+
+
+checks("Part I, Task 1 (samples and true densities)", {
+    "sample_gaussian_mixture spreads by sigma around each mean": mixture_spread,
+    "sample_gaussian_mixture draws the component of each sample, with equal probabilities": mixture_components,
+    "gaussian_mixture_density is the mixture's density": mixture_density,
+    "sample_spiral fills the plane like the spiral": spiral_sampler,
+    "spiral_density is the spiral's density": spiral_formula,
+}, SIGNATURES)
+checks("Part I, Task 2 (kernel density estimate)", {
+    "it is right for a bandwidth matrix with different rows": partial(kernel_estimate, H=FULL),
+    "it is right for a bandwidth matrix with negative determinant": partial(kernel_estimate, H=np.array([[0, 0.4], [0.7, 0]])),
+    "it is right for h = 0.5 in both directions": partial(kernel_estimate, H=0.5 * np.eye(2)),
+    "it integrates to 1": kernel_mass,
+}, SIGNATURES)
+checks("Part I, Task 3 (the estimate on a grid)", {
+    "entry [i, j] is the estimate at (xs[i], ys[j]), for a full H": partial(kernel_grid, H=FULL),
+    "entry [i, j] is the estimate at (xs[i], ys[j]), for a diagonal H": partial(kernel_grid, H=np.diag([0.4, -0.7])),
+    "the first axis of the result belongs to xs, the second to ys": grid_shape,
+}, SIGNATURES)

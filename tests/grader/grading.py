@@ -7,7 +7,7 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from itertools import groupby
 from typing import NamedTuple
 
 import pytest
@@ -16,11 +16,12 @@ import torch
 from solution import Fault, Remote, printable
 
 CHECKS = []
+PREPARED = {}  # functions like those of checks; checks get what they give under their names
 VERDICTS = pytest.StashKey()  # for the sheets: (notebook, check, verdict) of each test
 TOLERANCE = 1e-3  # of float32 results, relative to the largest; the faults looked for are far larger
 
 
-class NotGraded(Exception):
+class NotGraded(Fault):
     """Why a check does not apply to a notebook."""
 
 
@@ -29,115 +30,101 @@ class Verdict(NamedTuple):
     message: str = ""
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(NamedTuple):
     """One statement about a notebook. `function` takes the names that it is about, and raises a Fault if it is false."""
 
     task: str
     title: str
     function: Callable
-    constants: dict
-    signatures: dict | None
+    signatures: dict | None  # the parameters of names that a notebook need not define
 
     def __call__(self, solution):
         """The verdict on a solution."""
-        needs = [name for name in inspect.signature(self.function).parameters if name not in (*self.constants, "solution")]
         try:
-            self.refuse(solution, needs)
-            with solution.check(), torch.random.fork_rng(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                torch.manual_seed(0)
-                found = {name: self.find(solution, name) for name in needs}
-                if "solution" in inspect.signature(self.function).parameters:
-                    found["solution"] = solution
-                self.function(**found, **self.constants)
-        except NotGraded as reason:
-            return Verdict("SKIP", printable(reason))
+            expect(not solution.broken, solution.broken)
+            with solution.check(), warnings.catch_warnings(action="ignore"):
+                self.call(self.function, solution)
         except Fault as fault:
-            return Verdict("FAIL", printable(fault))
+            return Verdict("SKIP" if isinstance(fault, NotGraded) else "FAIL", printable(fault))
         except Exception as error:  # its answers are of another kind than expected
             return Verdict("FAIL", printable(f"{type(error).__name__}: {error}"))
         return Verdict("PASS")
 
-    def refuse(self, solution, needs):
-        """Raise why the check cannot be made, if it cannot."""
-        if solution.broken:
-            raise Fault(solution.broken)
-        for name in needs:
-            if name in solution.failures:
-                raise Fault(f"{name} cannot be defined: {solution.failures[name]}")
-            if name not in solution.names:
-                raise (Fault if self.signatures is None else NotGraded)(f"the notebook does not define {name}")
+    def call(self, function, solution):
+        parameters = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
+        return function(**{p.name: self.find(p.name, solution) for p in parameters if p.default is p.empty})
 
-    def find(self, solution, name):
-        """What the solution defines under a name. Names that are ours, not the handout's, have to have our parameters."""
+    def find(self, name, solution):
+        """What a parameter stands for: the solution, what is prepared of it, or what it defines."""
+        if name == "solution":
+            return solution
+        if name in PREPARED:
+            return self.call(PREPARED[name], solution)
+        failures, wanted = solution.loaded["failures"], self.signatures and self.signatures[name]
+        expect(name not in failures, f"{name} cannot be defined: {failures.get(name)}")
+        expect(name in solution.loaded["names"], f"the notebook does not define {name}", NotGraded if wanted else Fault)
         found = solution.ask("name", name)
-        if self.signatures is not None and (given := solution.ask("signature", found)) != self.signatures[name]:
-            raise NotGraded(f"{name} takes ({', '.join(given)}), not ({', '.join(self.signatures[name])})")
+        if wanted and (given := solution.ask("signature", found)) != wanted:
+            raise NotGraded(f"{name} takes ({', '.join(given)}), not ({', '.join(wanted)})")
         return found
 
 
-def check(task, title, signatures=None, **constants):
-    """Register a function as a check. `signatures`: the parameters of names that a notebook need not define."""
+def checks(task, functions, signatures=None):
+    """Register checks of a task: {title: function}."""
+    CHECKS.extend(Check(task, title, function, signatures) for title, function in functions.items())
 
-    def register(function):
-        CHECKS.append(Check(task, title, function, constants, signatures))
-        return function
 
-    return register
+def expect(true, words, kind=Fault):
+    if not true:
+        raise kind(words)
 
 
 def numbers(what, value, *shape):
     """A result as a tensor of finite float64 numbers of the given shape, cut off from its graph; else a Fault."""
-    if value is None:
-        raise Fault(f"{what} is None: it is not implemented yet")
+    expect(value is not None, f"{what} is None: it is not implemented yet")
     try:
-        if isinstance(value, Remote):
-            raise TypeError
-        tensor = torch.as_tensor(value).detach().double()
+        tensor = torch.as_tensor(None if isinstance(value, Remote) else value).detach().double()
     except (TypeError, ValueError, RuntimeError):
         raise Fault(f"{what} is a {getattr(value, '_kind', type(value).__name__)}, not an array of numbers") from None
-    if tensor.shape != shape:
-        raise Fault(f"{what} has the shape {tuple(tensor.shape)}, not {shape}")
-    if not tensor.isfinite().all():
-        raise Fault(f"{what} holds NaN or infinity")
+    expect(tensor.shape == shape, f"{what} has the shape {tuple(tensor.shape)}, not {shape}")
+    expect(tensor.isfinite().all(), f"{what} holds NaN or infinity")
     return tensor
 
 
 def near(actual, expected):
-    """Whether two tensors of finite numbers agree up to TOLERANCE."""
+    """Whether two arrays of finite numbers agree up to TOLERANCE."""
+    actual, expected = (torch.as_tensor(value, dtype=torch.float64) for value in (actual, expected))
     return bool((actual - expected).abs().max() <= TOLERANCE * (1 + expected.abs().max()) < math.inf)
 
 
-def compare(what, actual, expected, causes=dict, otherwise="no usual mistake gives these numbers"):
-    """Raise a Fault with the largest difference, unless there is none, and the first of the causes that predicts it."""
-    if not near(actual, expected):
-        fitting = (cause for cause, predicted in causes().items() if near(actual, predicted))
-        raise Fault(f"{what} is off by up to {(actual - expected).abs().max():.2g}: {next(fitting, otherwise)}")
+def compare(what, value, expected, mistakes=None, otherwise="no usual mistake gives these numbers"):
+    """Raise a Fault with the largest difference, if any, and the first mistake, numbers or options of `expected`, that fits."""
+    predict = expected if callable(expected) else lambda: expected
+    correct = torch.as_tensor(predict()).detach().double()
+    actual = numbers(what, value, *correct.shape)
+    if not near(actual, correct):
+        fitting = (cause for cause, mistake in (mistakes or {}).items()
+                   if near(actual, predict(**mistake) if isinstance(mistake, dict) else mistake))
+        raise Fault(f"{what} is off by up to {(actual - correct).abs().max():.2g}: {next(fitting, otherwise)}")
 
 
-def by_task(verdicts):
-    """{task: [(title, verdict)]} from pairs of a check and its verdict."""
-    return {task: [(check.title, verdict) for check, verdict in verdicts if check.task == task]
-            for task in dict.fromkeys(check.task for check, _ in verdicts)}
-
-
-def points(verdicts):
-    """(passed, graded) of some verdicts."""
-    count = Counter(verdict.outcome for verdict in verdicts)
-    return count["PASS"], count["PASS"] + count["FAIL"]
+def scores(verdicts):
+    """For each task, from pairs of a check and its verdict: (task, passed, graded, its pairs)."""
+    for task, mine in groupby(verdicts, key=lambda pair: pair[0].task):
+        mine = list(mine)
+        count = Counter(verdict.outcome for _, verdict in mine)
+        yield task, count["PASS"], count["PASS"] + count["FAIL"], mine
 
 
 def grade_sheet(verdicts):
     """The lines of a grader's sheet by task, from pairs of a check and its verdict."""
-    if len(set(same := [verdict for _, verdict in verdicts])) == 1 and same[0].outcome == "FAIL":
-        yield f"0 of {len(same)}: {same[0].message}"
+    if len(same := {verdict for _, verdict in verdicts}) == 1 and (verdict := same.pop()).outcome == "FAIL":
+        yield f"0 of {len(verdicts)}: {verdict.message}"
         return
-    for task, mine in by_task(verdicts).items():
-        passed, graded = points(verdict for _, verdict in mine)
+    for task, passed, graded, mine in scores(verdicts):
         yield f"{task}: " + (f"{passed} of {graded}" if graded else "not graded")
-        for title, (outcome, message) in mine:
-            yield f"  {outcome}  {title}" + (f": {message}" if message else "")
+        for check, (outcome, message) in mine:
+            yield f"  {outcome}  {check.title}" + (f": {message}" if message else "")
 
 
 def table(sheets):
@@ -146,6 +133,6 @@ def table(sheets):
     rows = csv.writer(out)
     rows.writerow(["file", *tasks, "total"])
     for name, verdicts in sheets.items():
-        scores = [points(verdict for _, verdict in mine) for mine in by_task(verdicts).values()]
-        rows.writerow([name, *(passed if graded else "" for passed, graded in scores), sum(passed for passed, _ in scores)])
+        points = [passed if graded else "" for _, passed, graded, _ in scores(verdicts)]
+        rows.writerow([name, *points, sum(filter(None, points))])
     return out.getvalue()

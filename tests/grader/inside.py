@@ -36,7 +36,9 @@ LIMIT = 8 << 20  # bytes of a message
 DTYPES = {"bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"}
 MEMORY, FILE_SIZE, PROCESSES, FILES = 2 << 30, 64 << 20, 48, 256  # bytes more than at the start, bytes, processes and threads
 NOBODY = 65534
-NEW_MOUNTS, NEW_IPC, NEW_USER, NEW_PIDS, NEW_NETWORK = 0x20000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
+LINUX = ctypes.CDLL(None)
+unshare, prctl, capset = (getattr(LINUX, name, lambda *arguments: -1) for name in ("unshare", "prctl", "capset"))
+SPACES, NEW_USER = 0x20000 | 0x8000000 | 0x20000000 | 0x40000000, 0x10000000  # of mounts, IPC, processes, network; of users
 OFTEN_IMPORTED = ("matplotlib.pyplot", "scipy.stats", "sklearn.datasets", "sklearn.neighbors", "tqdm", "IPython.display")
 TOOLBOXES = ("builtins", "math", "random", "numpy", "numpy.linalg", "numpy.random", "torch", "torch.nn", "torch.autograd",
              "torch.nn.functional", "torch.optim", "torch.linalg", "torch.utils.data", "sklearn.datasets")
@@ -45,92 +47,70 @@ TOOL_CLASSES = (torch.Tensor, torch.nn.Module, torch.nn.Linear, torch.nn.LeakyRe
                 torch.distributions.MultivariateNormal)
 
 
-# Messages: plain values as JSON, a line each ----------------------------------------------------------------------------
+def pack(message, refer=None):
+    """A message of plain values and arrays, and of what `refer` gives for anything else in it."""
+
+    def encode(value):
+        kind = type(value)  # whatever it says of its class
+        if issubclass(kind, torch.Tensor) and str(value.dtype).removeprefix("torch.") in DTYPES:
+            return {**encode(value.detach().cpu().numpy()), "grad": value.requires_grad}
+        if issubclass(kind, (np.ndarray, np.generic)) and value.dtype.name in DTYPES:
+            data = base64.b64encode(np.ascontiguousarray(value).tobytes()).decode()
+            return {"$array": data, "dtype": value.dtype.name, "shape": value.shape}
+        return refer(value)
+
+    return json.dumps(message, default=encode, check_circular=False).encode() + b"\n"
 
 
-def pack(value, refer):
-    """A value as JSON; what is neither plain nor an array is left to `refer`."""
-    kind = type(value)  # whatever it says of its class
-    if value is None or kind in (bool, int, float, str):
-        return value
-    if issubclass(kind, (list, tuple)):
-        return {"list" if issubclass(kind, list) else "tuple": [pack(part, refer) for part in value]}
-    if issubclass(kind, dict):
-        return {"dict": [[pack(key, refer), pack(part, refer)] for key, part in value.items()]}
-    if issubclass(kind, torch.Tensor) and str(value.dtype).removeprefix("torch.") in DTYPES:
-        return {**pack(value.detach().cpu().numpy(), refer), "tensor": True, "grad": value.requires_grad}
-    if issubclass(kind, (np.ndarray, np.generic)) and value.dtype.name in DTYPES:
-        data = base64.b64encode(np.ascontiguousarray(value).tobytes()).decode()
-        return {"array": data, "dtype": value.dtype.name, "shape": list(value.shape)}
-    return refer(value)
+def receive(sock, resolve=None, deadline=None):
+    """The next message, references in it by `resolve`; an EOFError at the end. Each is answered before another is sent."""
 
+    def decode(data):
+        if "$array" not in data:
+            return resolve(data) if "$object" in data else data
+        if data["dtype"] not in DTYPES:
+            raise ValueError(f"expected an array of numbers, got one of {data['dtype']}")
+        array = np.frombuffer(base64.b64decode(data["$array"]), data["dtype"]).reshape(data["shape"]).copy()
+        if "grad" not in data:
+            return array
+        return torch.from_numpy(array).requires_grad_(bool(data["grad"]) and array.dtype.kind == "f")
 
-def unpack(data, resolve):
-    """The value of such JSON, references by `resolve`. A ValueError or the like if it is none."""
-    if not isinstance(data, dict):
-        return data
-    if "list" in data or "tuple" in data:
-        parts = [unpack(part, resolve) for part in data.get("list", data.get("tuple"))]
-        return parts if "list" in data else tuple(parts)
-    if "dict" in data:
-        return {unpack(key, resolve): unpack(part, resolve) for key, part in data["dict"]}
-    if "array" not in data:
-        return resolve(data)
-    if data["dtype"] not in DTYPES:
-        raise ValueError(f"expected an array of numbers, got one of {data['dtype']}")
-    array = np.frombuffer(base64.b64decode(data["array"]), data["dtype"]).reshape(data["shape"]).copy()
-    if not data.get("tensor"):
-        return array
-    return torch.from_numpy(array).requires_grad_(bool(data["grad"]) and array.dtype.kind == "f")
-
-
-def send(sock, message):
-    sock.sendall(json.dumps(message).encode() + b"\n")
-
-
-def receive(sock, deadline=None):
-    """The next message; each is answered before another is sent. ValueError if it is none, EOFError at the end."""
-    data = bytearray()
-    while not data.endswith(b"\n"):
+    line = bytearray()
+    while not line.endswith(b"\n"):
         sock.settimeout(deadline and max(deadline - time.monotonic(), 1e-3))
         if not (part := sock.recv(1 << 20)):
             raise EOFError
-        data += part
-        if len(data) > LIMIT:
+        line += part
+        if len(line) > LIMIT:
             raise ValueError(f"expected a message of at most {LIMIT} bytes")
-    return json.loads(data)
+    return json.loads(line, object_hook=decode)
 
 
-# Confinement ---------------------------------------------------------------------------------------------------------
-
-
-def new_namespaces(libc):
+def new_namespaces():
     """Cut this process's children off from network, processes and mounts: "root" or "user" by whose right, or None."""
-    spaces, uid, gid = NEW_MOUNTS | NEW_IPC | NEW_PIDS | NEW_NETWORK, os.getuid(), os.getgid()
-    with contextlib.suppress(AttributeError, OSError):  # not Linux, or forbidden
-        if libc.unshare(spaces) == 0:
-            return "root"
-        if libc.unshare(spaces | NEW_USER) == 0:
-            Path("/proc/self/setgroups").write_text("deny")
-            Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
-            Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
-            return "user"
+    uid, gid = os.getuid(), os.getgid()
+    if unshare(SPACES) == 0:
+        return "root"
+    if unshare(SPACES | NEW_USER) == 0:
+        for name, text in {"setgroups": "deny", "uid_map": f"{uid} {uid} 1", "gid_map": f"{gid} {gid} 1"}.items():
+            Path("/proc/self", name).write_text(text)
+        return "user"
+    return None
 
 
-def confine(libc, spaces, sock, scratch, seconds):
+def confine(spaces, sock, scratch, seconds):
     """Give up all rights that a solution does not need."""
-    nothing = os.open(os.devnull, os.O_RDWR)
     for stream in range(3):
-        os.dup2(nothing, stream)
+        os.dup2(os.open(os.devnull, os.O_RDWR), stream)
     os.closerange(3, sock.fileno())
     os.closerange(sock.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
     if spaces:  # everything is read-only but a scratch folder and shared memory, both of limited size
         private, read_only = 1 << 18, struct.pack("4Q", 1, 0, 1 << 18, 0)
-        libc.mount(None, b"/", None, private | 1 << 14, None)
-        libc.mount(b"proc", b"/proc", b"proc", 0, None)
-        libc.syscall(442, -100, b"/", 0x8000, read_only, len(read_only))  # mount_setattr
+        LINUX.mount(None, b"/", None, private | 1 << 14, None)
+        LINUX.mount(b"proc", b"/proc", b"proc", 0, None)
+        LINUX.syscall(442, -100, b"/", 0x8000, read_only, len(read_only))  # mount_setattr
         for folder in (scratch.encode(), b"/dev/shm"):
-            libc.mount(b"tmpfs", folder, b"tmpfs", 0, b"size=%d,mode=777" % FILE_SIZE)
+            LINUX.mount(b"tmpfs", folder, b"tmpfs", 0, b"size=%d,mode=777" % FILE_SIZE)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")  # where memory runs out, it goes first
     uid = os.getuid() or NOBODY
@@ -142,44 +122,56 @@ def confine(libc, spaces, sock, scratch, seconds):
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (limit, limit))
     can_read = 0
-    with contextlib.suppress(AttributeError):  # not Linux
-        if os.getuid() == 0 and spaces != "user":
-            os.chown(scratch, NOBODY, NOBODY)
-            libc.prctl(8, 1, 0, 0, 0)  # keep capabilities, one of which lets it read the libraries wherever they are
-            os.setgroups([])
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
-            can_read = 1 << 2
-        libc.capset(struct.pack("Ii", 0x20080522, 0), struct.pack("6I", can_read, can_read, 0, 0, 0, 0))
-        libc.prctl(38, 1, 0, 0, 0)  # no new privileges
+    if os.getuid() == 0 and spaces != "user":
+        os.chown(scratch, NOBODY, NOBODY)
+        prctl(8, 1, 0, 0, 0)  # keep capabilities, one of which lets it read the libraries wherever they are
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+        can_read = 1 << 2
+    capset(struct.pack("Ii", 0x20080522, 0), struct.pack("6I", can_read, can_read, 0, 0, 0, 0))
+    prctl(38, 1, 0, 0, 0)  # no new privileges
     os.environ.update(dict.fromkeys(("HOME", "TMPDIR", "MPLCONFIGDIR", "IPYTHONDIR"), scratch))
     os.chdir(scratch)
     tempfile.tempdir = None
 
 
-@contextlib.contextmanager
-def exiting():
-    """End this process, a copy, after the block: with 0 if nothing is raised."""
-    try:
-        yield
-        os._exit(0)
-    finally:
-        os._exit(1)
+def fork(function, *arguments):
+    """Call a function in a copy of this process, which ends with 0 if nothing is raised; the number of the copy."""
+    if (copy := os.fork()) == 0:
+        try:
+            function(*arguments)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return copy
 
 
-def keep(sock, control, request):
+def main(descriptor):
+    """Make a process for each request of the grader, which brings two sockets: to the solution, and to what keeps it."""
+    requests = socket.socket(fileno=descriptor)
+    prctl(36, 1, 0, 0, 0)  # orphans below this process become its children
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    for name in OFTEN_IMPORTED:
+        importlib.import_module(name)
+    torch.set_num_threads(1)
+    torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # which completes the class
+    requests.send(b".")
+    while (request := socket.recv_fds(requests, 1, 2))[0]:
+        sock, control = (socket.socket(fileno=descriptor) for descriptor in request[1])
+        with sock, control:
+            fork(keep, sock, control)
+
+
+def keep(sock, control):
     """Run the solution below this process until the grader says so or is gone; end it all, and tell how the solution ended."""
-    libc = ctypes.CDLL(None)
-    spaces = new_namespaces(libc)
-    if os.fork():
-        os._exit(0)
+    os.setsid()
+    spaces = new_namespaces()
+    if os.fork():  # the copy is the first process in them
+        return
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    with contextlib.suppress(AttributeError):
-        libc.prctl(36, 1, 0, 0, 0)  # orphans below this process become its children
-    if (solution := os.fork()) == 0:
-        with exiting():
-            confine(libc, spaces, sock, request["scratch"], request["seconds"])
-            serve(sock, request, bool(spaces))
+    prctl(36, 1, 0, 0, 0)
+    solution = fork(serve, spaces, sock)
     sock.close()
     control.recv(1)
     os.kill(solution, signal.SIGKILL)
@@ -190,86 +182,58 @@ def keep(sock, control, request):
                 process.kill()
         psutil.wait_procs(rest, timeout=1)
     control.sendall(status.to_bytes(4, "big"))
-    os._exit(0)
 
 
-def main(descriptor):
-    """Answer the grader's requests for a process, each of which brings two sockets."""
-    requests = socket.socket(fileno=descriptor)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for name in OFTEN_IMPORTED:
-        importlib.import_module(name)
-    torch.set_num_threads(1)
-    torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # which completes the class
-    requests.send(b".")
-    while True:
-        data, descriptors, *_ = socket.recv_fds(requests, 1 << 20, 2)
-        if not data:
-            return
-        sock, control = (socket.socket(fileno=descriptor) for descriptor in descriptors)
-        if os.fork() == 0:
-            requests.close()
-            os.setsid()
-            keep(sock, control, json.loads(data))
-        sock.close()
-        control.close()
-
-
-# What answers the grader's requests -----------------------------------------------------------------------------------
-
-
-def serve(sock, request, alone):
+def serve(spaces, sock):
     """Execute the definitions, announcing each; then answer each check's requests in a copy of this process."""
+    path, skip, *limits = receive(sock)
+    confine(spaces, sock, *limits)
     before = tools_now()
-    sys.path.insert(0, str(Path(request["path"]).parent))
+    sys.path.insert(0, str(Path(path).parent))
 
     def announce(place):
-        send(sock, {"at": place})
+        sock.sendall(pack(["at", place]))
         receive(sock)
 
     try:
-        definitions = Definitions(request["path"], request["skip"], announce)
+        definitions = Definitions(path, skip, announce)
     except (NoNotebook, MemoryError) as error:
-        send(sock, {"broken": str(error) or "it takes too much memory"})
+        sock.sendall(pack(["broken", str(error) or "it takes too much memory"]))
         return
-    facts = {"failures": definitions.failures, "replaced": replaced(before),
-             "names": list(definitions.namespace), "float64": torch.get_default_dtype() == torch.float64, "alone": alone}
-    send(sock, {"loaded": facts})
+    facts = {"names": list(definitions.namespace), "failures": definitions.failures, "replaced": replaced(before),
+             "float64": torch.get_default_dtype() == torch.float64, "alone": bool(spaces)}
+    sock.sendall(pack(["loaded", facts]))
     before = tools_now()
     while True:
         if receive(sock) != "check":
             continue  # a late word to the last copy
-        if (copy := os.fork()) == 0:
-            with exiting():
-                os.setpgid(0, 0)
-                answer(sock, definitions, before)
+        copy = fork(answer, sock, definitions, before)
         status = os.waitpid(copy, 0)[1]
         with contextlib.suppress(ProcessLookupError):
-            os.kill(-1, signal.SIGKILL) if alone else os.killpg(copy, signal.SIGKILL)
-        send(sock, {"end": status})
+            os.kill(-1, signal.SIGKILL) if spaces else os.killpg(copy, signal.SIGKILL)
+        sock.sendall(pack(["end", status]))
 
 
 def answer(sock, definitions, before):
     """Answer the requests of one check: [function, arguments, keyword arguments]. Objects stay here and go by number."""
+    os.setpgid(0, 0)
     objects = []
     functions = {**TOOLS, "name": definitions.namespace.__getitem__, "replaced": lambda: replaced(before)}
 
     def refer(value):
         objects.append(value)
-        return {"object": len(objects) - 1, "type": type(value).__name__}
+        return {"$object": len(objects) - 1, "type": type(value).__name__}
 
-    for module in (random, np.random):
-        module.seed(0)
-    torch.manual_seed(0)
-    send(sock, "ready")
-    while (request := receive(sock)) != "done":
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(0)
+    sock.sendall(pack(["ready", None]))
+    while (request := receive(sock, lambda data: objects[data["$object"]])) != "done":
+        function, arguments, options = request
         try:
-            function, arguments, options = (unpack(part, lambda data: objects[data["object"]]) for part in request)
-            reply = {"value": pack(functions[function](*arguments, **options), refer)}
+            reply = pack(["value", functions[function](*arguments, **options)], refer)
         except BaseException as error:
-            reply = {"error": describe(error, definitions)}
-        send(sock, reply)
+            reply = pack(["error", describe(error, definitions)])
+        sock.sendall(reply)
 
 
 def describe(error, definitions):
@@ -283,30 +247,16 @@ def describe(error, definitions):
 
 
 def tools_now():
-    """What torch, NumPy and the builtins consist of."""
-    owners = {name: sys.modules[name] for name in TOOLBOXES} | {f"torch {kind.__name__}": kind for kind in TOOL_CLASSES}
-    parts = {owner: reversed(getattr(holder, "__mro__", [holder])) for owner, holder in owners.items()}
-    return {owner: {name: value for part in inherited for name, value in vars(part).items() if name != "Storage"}
-            for owner, inherited in parts.items()}  # torch.set_default_dtype sets torch.Storage
+    """The functions and classes that torch, NumPy and the builtins consist of, by name."""
+    owners = {name: [sys.modules[name]] for name in TOOLBOXES} | {f"torch {kind.__name__}": kind.__mro__ for kind in TOOL_CLASSES}
+    return {f"{owner}.{name}": value for owner, parts in owners.items() for part in reversed(parts)
+            for name, value in vars(part).items() if callable(value) and name != "Storage"}  # which goes with the precision
 
 
 def replaced(before):
-    """Names of the functions and classes of torch, NumPy and the builtins that are others than before."""
+    """Names of those that are others than before."""
     now = tools_now()
-    return [f"{owner}.{name}" for owner, holder in before.items() for name, value in holder.items()
-            if now[owner].get(name) is not value and callable(value)]
-
-
-def parameters(module):
-    return dict(module.named_parameters())
-
-
-def assign(module, values):
-    """Give parameters other values."""
-    with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            if name in values:
-                parameter.copy_(values[name])
+    return [name for name, value in before.items() if now.get(name) is not value]
 
 
 def gradients(module, function, *arguments):
@@ -317,31 +267,15 @@ def gradients(module, function, *arguments):
     return {name: parameter.grad is not None and bool(parameter.grad.any()) for name, parameter in module.named_parameters()}
 
 
-class Points(torch.utils.data.Dataset):
-    """A dataset of given points, (N, 2)."""
-
-    def __init__(self, points):
-        self.data, self.num_samples = points.numpy(), len(points)
-
-    def __len__(self):
-        return self.num_samples
-
-    def __getitem__(self, index):
-        return torch.from_numpy(self.data[index])
-
-
 def watched(CouplingFlow, train, points, centre, lowest_after, **options):
-    """Let `train` train a flow that has but a centre to learn, and notes the batch and the centre at each call.
-
-    Its loss is the half squared distance from the centre or, with `lowest_after`, lowest after so many steps whatever they
-    do. Returns the notes, the centre at the end, that of the model returned, and the losses.
-    """
-    notes = []
+    """What a flow that has but a centre to learn notes in training, its centre at the end, the returned model's, the losses."""
+    notes, data = [], torch.utils.data.Subset(points, range(len(points)))
+    data.data, data.num_samples = points.numpy(), len(points)
 
     class Watched(CouplingFlow):
         def log_probability(self, x):
             notes.append((x.detach().clone(), self.centre.detach().clone()))
-            if lowest_after is None:
+            if lowest_after is None:  # else it is lowest after so many steps, whatever they do
                 return -(x - (self.centre - centre)).square().sum(-1) / 2
             steps = sum(not torch.equal(a, b) for (_, a), (_, b) in zip(notes, notes[1:]))
             return (self.centre - self.centre.detach()).sum() - ((steps - lowest_after) / 10) ** 2 + 0 * x.sum(-1)
@@ -349,16 +283,18 @@ def watched(CouplingFlow, train, points, centre, lowest_after, **options):
     vars(np)["Inf"] = np.inf  # so that the handout's old name for it fails where training is tried, and not here as well
     model = Watched(1)
     model.centre = torch.nn.Parameter(torch.full((2,), centre, dtype=torch.float64))
-    best, *losses = train(model, Points(points), **options)
+    best, *losses = train(model, data, **options)
     return notes, model.centre, best.centre, *([float(loss) for loss in part] for part in losses)
 
 
-TOOLS = {function.__name__: function for function in (parameters, assign, gradients, watched, getattr, hasattr, len, isinstance)}
+TOOLS = {function.__name__: function for function in (gradients, watched, getattr, hasattr, len, isinstance)}
 TOOLS |= {
+    "assign": lambda module, values: module.load_state_dict(values, strict=False),
     "afterwards": lambda function, argument: function(argument) and argument,
     "call": lambda function, *arguments, **options: function(*arguments, **options),
     "item": operator.getitem,
     "generator": np.random.default_rng,
+    "parameters": lambda module: dict(module.named_parameters()),
     "seed": torch.manual_seed,
     "signature": lambda function: list(inspect.signature(function).parameters),
 }

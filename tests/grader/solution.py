@@ -1,9 +1,6 @@
 """A solution, as the grader sees it: a process that answers requests, of which only plain values are believed."""
 
-import atexit
 import contextlib
-import functools
-import json
 import os
 import signal
 import socket
@@ -11,16 +8,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partialmethod
 from pathlib import Path
 
 import torch
 
-from inside import pack, receive, send, unpack
+from inside import pack, receive
 
-SECONDS = 60  # that a definition or a check may take
+SECONDS = 60  # that loading or a check may take
 AFTER_A_TIMEOUT = 10  # that each check may take when one has not finished
 NO_ANSWER = "it sends the grader what is no answer"
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "PATH": os.defpath, "LANG": "C.UTF-8"}
+NURSERY = []  # the process that makes those of the solutions, and the socket to it
 
 
 class Fault(Exception):
@@ -41,75 +40,18 @@ def printable(text):
     return " ".join(text.split())[:600]
 
 
-@functools.cache
-def start_nursery():
-    """The process that makes those of the solutions, and the socket to it."""
-    ours, theirs = socket.socketpair()
-    here = Path(__file__).parent
-    program = f"""
-import sys
-known = list(sys.path)
-sys.path[:0] = {[str(here), str(here.parent)]}
-import inside
-sys.path[:] = known
-inside.main({theirs.fileno()})"""
-    command = [sys.executable, "-I", "-B", "-c", program]
-    process = subprocess.Popen(command, env=ENVIRONMENT, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
-    theirs.close()
-    ours.recv(1)  # when it has imported what it needs
-    atexit.register(process.wait)
-    atexit.register(ours.close)
-    return process, ours
-
-
 def nursery():
-    if start_nursery()[0].poll() is not None:
-        start_nursery.cache_clear()
-    return start_nursery()[1]
-
-
-class Process:
-    """A confined process that is about to load a notebook."""
-
-    def __init__(self, path, skip):
-        self.scratch, self.alive = tempfile.TemporaryDirectory(ignore_cleanup_errors=True), True
-        request = {"path": str(path), "skip": skip, "scratch": self.scratch.name, "seconds": 2 * SECONDS}
-        self.sock, theirs = socket.socketpair()
-        self.control, control = socket.socketpair()
-        with theirs, control:
-            socket.send_fds(nursery(), [json.dumps(request).encode()], [theirs.fileno(), control.fileno()])
-
-    def give(self, seconds):
-        """The time for what follows."""
-        self.seconds, self.deadline = seconds, time.monotonic() + seconds
-
-    def send(self, message):
-        with contextlib.suppress(OSError):  # the next answer will tell
-            self.sock.settimeout(max(self.deadline - time.monotonic(), 1e-3))
-            send(self.sock, message)
-
-    def receive(self):
-        """The next answer; if there is none, the process is closed, and Ended says why."""
-        try:
-            return receive(self.sock, self.deadline)
-        except TimeoutError:
-            why = f"it has not finished after {self.seconds} seconds"
-        except (ValueError, RecursionError):
-            why = NO_ANSWER
-        except (EOFError, OSError):
-            why = None
-        status = self.close()
-        raise Ended(why or how(status))
-
-    def close(self):
-        """End the process and all that it has started; returns the status with which it ended."""
-        status, self.alive = signal.SIGKILL, False
-        with contextlib.suppress(OSError), self.sock, self.control:
-            self.control.settimeout(20)
-            self.control.send(b".")
-            status = int.from_bytes(self.control.recv(4), "big")
-        self.scratch.cleanup()
-        return status
+    """NURSERY as it is, or a new one if it has ended."""
+    if not NURSERY or NURSERY[0].poll() is not None:
+        ours, theirs = socket.socketpair()
+        own, number = [str(folder) for folder in Path(__file__).parents[:2]], theirs.fileno()
+        program = ["import sys", f"sys.path[:0] = {own}", "import inside", "del sys.path[:2]", f"inside.main({number})"]
+        options = {"env": ENVIRONMENT, "pass_fds": [number], "stdin": subprocess.DEVNULL, "start_new_session": True}
+        with theirs:
+            process = subprocess.Popen([sys.executable, "-I", "-B", "-c", "\n".join(program)], **options)
+        ours.recv(1)  # when it has imported what it needs
+        NURSERY[:] = process, ours
+    return NURSERY
 
 
 def how(status):
@@ -125,37 +67,69 @@ class Solution:
     """A notebook of somebody else's. `broken`: why it cannot be loaded; else what loading said, and requests to it."""
 
     def __init__(self, path):
-        self.path, self.skip, self.known = Path(path).resolve(), {}, {}
-        self.seconds, self.process, self.broken = SECONDS, None, None
+        self.path, self.skip, self.known, self.seconds = Path(path).resolve(), {}, {}, SECONDS
+        self.alive = self.copied = False
         try:
             self.load()
-        except Fault as fault:
-            self.broken = str(fault)
+        except Ended as ended:
+            self.broken = str(ended)
 
     def load(self):
-        """Execute the definitions; once more without one that ends the process or takes too long."""
+        """Execute the definitions in a new process; once more without one that ends the process or takes too long."""
         for _ in range(20):
             self.close()
-            self.process, place = Process(self.path, self.skip), None
-            self.process.give(SECONDS)
+            self.scratch, place = tempfile.TemporaryDirectory(ignore_cleanup_errors=True), None
+            (self.sock, theirs), (self.control, control) = socket.socketpair(), socket.socketpair()
+            with theirs, control:
+                socket.send_fds(nursery()[1], [b"."], [theirs.fileno(), control.fileno()])
+            self.alive = True
             try:
-                while "loaded" not in (message := self.process.receive()):
-                    if "broken" in message:
-                        raise Fault(f"the notebook cannot be read: {message['broken']}")
-                    place = str(message["at"])
-                    self.process.send("go on")
-                loaded = message["loaded"]
-                self.names, self.failures, self.replaced = set(loaded["names"]), dict(loaded["failures"]), loaded["replaced"]
-                self.dtype = torch.float64 if loaded["float64"] is True else torch.float32
-                self.alone = loaded["alone"]  # whether it has namespaces of its own
+                message = [str(self.path), self.skip, self.scratch.name, 2 * SECONDS]
+                kind, self.loaded = self.exchange(message, ("at", "broken", "loaded"), SECONDS)
+                while kind == "at":
+                    place = str(self.loaded)
+                    kind, self.loaded = self.exchange("go on", ("at", "broken", "loaded"))
+                self.broken = f"the notebook cannot be read: {self.loaded}" if kind == "broken" else None
                 return
             except Ended as ended:
                 if place is None or place in self.skip:
                     raise
                 self.skip[place] = str(ended)
-            except (TypeError, KeyError, AttributeError):
-                raise Fault(NO_ANSWER) from None
-        raise Fault("too many of its definitions end the process")
+        raise Ended("too many of its definitions end the process")
+
+    def exchange(self, message, kinds, seconds=None):
+        """The answer to a message, one of these kinds and its value, in what is left of the time or in `seconds`."""
+        if seconds:
+            self.limit, self.deadline = seconds, time.monotonic() + seconds
+        try:
+            with contextlib.suppress(OSError):  # the answer will tell
+                self.sock.settimeout(max(self.deadline - time.monotonic(), 1e-3))
+                self.sock.sendall(pack(message, lambda value: {"$object": value._number}))
+            kind, value = receive(self.sock, lambda data: Remote(self, data["$object"], str(data["type"])), self.deadline)
+            if kind in kinds:
+                return kind, value
+            why = NO_ANSWER
+        except TimeoutError:
+            why = f"it has not finished after {self.limit} seconds"
+            self.seconds = min(self.seconds, AFTER_A_TIMEOUT) if self.copied else self.seconds
+        except (EOFError, OSError):
+            why = None
+        except Exception:
+            why = NO_ANSWER
+        status = self.close()
+        raise Ended(why or how(status))
+
+    def close(self):
+        """End the process, if there is one, and all that it has started; the status with which it ended."""
+        status = signal.SIGKILL
+        if self.alive:
+            self.alive = self.copied = False
+            with contextlib.suppress(OSError), self.sock, self.control:
+                self.control.settimeout(20)
+                self.control.send(b".")
+                status = int.from_bytes(self.control.recv(4), "big")
+            self.scratch.cleanup()
+        return status
 
     @contextlib.contextmanager
     def check(self):
@@ -165,75 +139,62 @@ class Solution:
         except Ended:  # since the last check, which is not this one's fault
             self.copy()
         before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64 if self.loaded["float64"] is True else torch.float32)
         try:
-            torch.set_default_dtype(self.dtype)
             yield
             if new := self.ask("replaced"):
                 raise Fault(f"it replaces {', '.join(new[:3])}")
             self.finish()
-        except BaseException as error:
-            with contextlib.suppress(Ended):
-                self.finish()
-            if "it has not finished" in str(error):
-                self.seconds = min(self.seconds, AFTER_A_TIMEOUT)
-            raise
         finally:
             torch.set_default_dtype(before)
+            with contextlib.suppress(Ended):
+                self.finish()
 
     def copy(self):
-        if not self.process.alive:
+        if not self.alive:
             self.load()
-        self.process.give(self.seconds)
-        self.process.send("check")
-        if self.process.receive() != "ready":
-            self.process.close()
-            raise Ended(NO_ANSWER)
-        self.copied = True
+        self.copied = self.exchange("check", ["ready"], self.seconds)
 
     def finish(self):
         """End the copy, if it is still there."""
-        if self.process.alive and self.copied:
+        if self.copied:
             self.copied = False
-            self.process.give(5)
-            self.process.send("done")
-            if self.process.receive() != {"end": 0}:
-                self.process.close()
+            if self.exchange("done", ["end"], 5)[1] != 0:
+                self.close()
                 raise Ended("it does not end with the check")
 
     def ask(self, function, *arguments, **options):
         """What one of the tools on the other side gives for these arguments."""
-        self.process.send([pack(part, lambda value: {"object": value._number}) for part in (function, arguments, options)])
-        reply = self.process.receive()
-        try:
-            if "end" in reply:
-                self.copied = False
-                raise Ended(how(int(reply["end"])))
-            if "error" in reply:
-                raise Raised(str(reply["error"]))
-            return unpack(reply["value"], lambda data: Remote(self, int(data["object"]), str(data["type"])))
-        except (TypeError, KeyError, ValueError, OverflowError, RecursionError):
-            self.process.close()
-            raise Ended(NO_ANSWER) from None
+        kind, value = self.exchange([function, arguments, options], ("value", "error", "end"))
+        if kind == "error":
+            raise Raised(value)
+        if kind == "end":
+            self.copied = False
+            raise Ended(how(value))
+        return value
 
     def once(self, function, *arguments, **options):
-        """What a function of this solution gives, or its Fault, for all checks that need the same."""
-        key = function, *(argument for argument in arguments if not isinstance(argument, Remote)), *options.items()
+        """What a function gives for these arguments, or its Fault, for all checks that need the same by their options."""
+        key = function, *options.items()
         if key not in self.known:
             try:
-                self.known[key] = function(self, *arguments, **options)
+                self.known[key] = function(*arguments, **options)
             except Fault as fault:
                 self.known[key] = fault
         if isinstance(self.known[key], Fault):
             raise self.known[key]
         return self.known[key]
 
-    def close(self):
-        if self.process and self.process.alive:
-            self.process.close()
+
+def ask(remote, tool, *arguments, **options):
+    """What a tool on the other side gives for an object there."""
+    return remote._solution.ask(tool, remote, *arguments, **options)
 
 
 class Remote:
     """An object that stays in the solution's process. What is asked of it is asked there."""
+
+    __call__, __len__, __getitem__ = partialmethod(ask, "call"), partialmethod(ask, "len"), partialmethod(ask, "item")
 
     def __init__(self, solution, number, kind):
         self._solution, self._number, self._kind = solution, number, kind
@@ -241,16 +202,7 @@ class Remote:
     def __getattr__(self, name):
         if name.startswith("__"):
             raise AttributeError(name)
-        return self._solution.ask("getattr", self, name)
-
-    def __call__(self, *arguments, **options):
-        return self._solution.ask("call", self, *arguments, **options)
-
-    def __len__(self):
-        return self._solution.ask("len", self)
-
-    def __getitem__(self, index):
-        return list(self)[index] if isinstance(index, slice) else self._solution.ask("item", self, index)
+        return ask(self, "getattr", name)
 
     def __iter__(self):
         return (self[i] for i in range(len(self)))

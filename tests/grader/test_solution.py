@@ -20,9 +20,9 @@ def solution(request):
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.title)
 def test_notebook(check, solution, request):
-    verdict = check(solution)
+    outcome, message = verdict = check(solution)
     request.config.stash.setdefault(VERDICTS, []).append((request.node.callspec.params["solution"], check, verdict))
-    if verdict.outcome == "SKIP":
-        pytest.skip(verdict.message)
-    if verdict.outcome == "FAIL":
-        pytest.fail(verdict.message, pytrace=False)
+    if outcome == "SKIP":
+        pytest.skip(message)
+    if outcome == "FAIL":
+        pytest.fail(message, pytrace=False)

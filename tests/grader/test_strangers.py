@@ -12,11 +12,9 @@ import pytest
 
 import solution
 from notebook import ROOT, write_notebook
-from solution import NO_ANSWER, Solution, start_nursery
+from solution import NO_ANSWER, Solution, nursery
 from test_planted_mistakes import DATASETS, FLOW, LAYER, STUDENT, failures, graded, replaced
 from test_solution import CHECKS
-
-# Styles --------------------------------------------------------------------------------------------------------------
 
 SOME = ("the moons", "ToyDataset has num", "forward gives", "log_probability is log p(z) plus", "train returns", "to_np")
 
@@ -31,10 +29,9 @@ def right(path, cells, titles=SOME):
 
 def test_right_solution_passes_and_part1_of_other_names_or_parameters_is_not_graded(tmp_path):
     verdicts = right(tmp_path / "right.ipynb", [*STUDENT, "def sample_spiral(N):\n    return np.zeros((N, 2))"], ("",))
-    skipped = {title for title, verdict in verdicts.items() if verdict.outcome == "SKIP"}
-    assert {check.title for check in CHECKS if check.task.startswith("Part I,")} == skipped
-    words = "sample_spiral takes (N), not (num_samples, rng)"
-    assert verdicts["sample_spiral fills the plane like the spiral"] == ("SKIP", words)
+    skipped = {title: message for title, (outcome, message) in verdicts.items() if outcome == "SKIP"}
+    assert {check.title for check in CHECKS if check.task.startswith("Part I,")} == set(skipped)
+    assert "sample_spiral takes (N), not (num_samples, rng)" in skipped.values()
 
 
 LOOPS = """
@@ -65,20 +62,19 @@ STYLES = {
     "magics": ["%matplotlib inline\n!pip install -q torch\n" + STUDENT[0], "%%time\n" + STUDENT[1], *STUDENT[2:],
                "%%bash\nls", "train?", "x = !ls"],
     "missing imports": ["import seaborn as sns, math\nfrom google.colab import drive\ndrive.mount('/content/drive')", *STUDENT],
-    "guarded imports": ["try:\n    import seaborn\nexcept ImportError:\n    !pip install seaborn",
+    "guarded imports": ["try:\n    import seaborn\nexcept ImportError:\n    !pip install seaborn\n"
                         "import sys\nif 'x' in sys.path:\n    print(1)\nelse:\n    k = 2", *STUDENT],
     "cells that fail": [*STUDENT, "def broken(:\n    pass", "class AlsoBroken(Missing):\n    pass", "1 / 0"],
     "all in one cell": [STUDENT[0] + "plt.plot([1, 2])\nplt.show()\nprint('x' * 3)\nwhile True: pass\n" + "\n".join(STUDENT[1:])],
     "exit": [*STUDENT[:4], "raise SystemExit", *STUDENT[4:]],
     "np.Inf brought back": replaced(STUDENT, "np.inf, model", "np.Inf, model", "device = t", "np.Inf = np.inf\ndevice = t"),
-    "float64": ["import torch\ntorch.set_default_dtype(torch.float64)",
-                *replaced(STUDENT, "batch.to(device)", "batch.to(device).double()",
-                          "probability(batch).mean() for", "probability(batch.double()).mean() for")],
+    "float64": ["import torch\ntorch.set_default_dtype(torch.float64)", *replaced(
+        STUDENT, "batch.to(device)", "batch.to(device).double()", "(batch).mean() for", "(batch.double()).mean() for")],
     "constants": replaced(STUDENT, "self.prior = Multi", "self.prior = make_prior() if False else Multi",
                           "first, second = torch.eye(2)", "first, second = MASKS",
                           "sigma_grid = 0.5", "sigma_grid = 0.5\nMASKS = torch.eye(2)"),
-    "loops": replaced(STUDENT, "    sizes = [(2, 32), (32, 32), (32, 2)]\n", "", "sigma_grid = 0.5", LOOPS,
-                      "optimizer.step()", "optimizer.step(), twice(1)"),
+    "loops": replaced(STUDENT, "in [(2, 32), (32, 32), (32, 2)]", "in sizes", "sigma_grid = 0.5", LOOPS,
+                      "step()", "step(), twice(1)"),
     "annotations and decorators": [DECORATOR, *replaced(STUDENT, "def to_np(x):", "@logged\ndef to_np(x: Tensor) -> Array:",
                                                         "def mlp():", "@logged\ndef mlp() -> nn.Module:")],
 }
@@ -115,16 +111,15 @@ def test_a_broken_file_is_said_to_be_one(tmp_path, content, words):
 
 
 LATE = "it has not finished after 2 seconds"
-IN_CLASS = "class ToyDataset(Dataset):"
 
 
 @pytest.mark.parametrize("old, new, words", [
-    (IN_CLASS, "class ToyDataset(Missing):", "ToyDataset cannot be defined: NameError in code cell 4"),
-    (IN_CLASS, "class ToyDataset(Dataset:", "ToyDataset cannot be defined: syntax error in code cell 4"),
-    (IN_CLASS, "class Another(Dataset):", "the notebook does not define ToyDataset"),
-    (IN_CLASS, f"{IN_CLASS}\n    import os\n    os._exit(0)", "code cell 4, line 1: it ends the process (exit code 0)"),
-    (IN_CLASS, f"{IN_CLASS}\n    sum(iter(int, 1))", f"code cell 4, line 1: {LATE}"),
-    (IN_CLASS, f"{IN_CLASS}\n    b = bytearray(1 << 40)", "ToyDataset cannot be defined: MemoryError in code cell 4"),
+    ("ToyDataset(Dataset):", "ToyDataset(Missing):", "ToyDataset cannot be defined: NameError in code cell 4"),
+    ("ToyDataset(Dataset):", "ToyDataset(Dataset:", "ToyDataset cannot be defined: syntax error in code cell 4"),
+    ("ToyDataset(Dataset):", "Another(Dataset):", "the notebook does not define ToyDataset"),
+    ("(Dataset):", "(Dataset):\n    import os\n    os._exit(0)", "code cell 4, line 1: it ends the process (exit code 0)"),
+    ("(Dataset):", "(Dataset):\n    sum(iter(int, 1))", f"code cell 4, line 1: {LATE}"),
+    ("(Dataset):", "(Dataset):\n    b = bytearray(1 << 40)", "ToyDataset cannot be defined: MemoryError in code cell 4"),
     ("return self.points.shape[0]", "return len(sns)",
      "name 'sns' is not defined; ModuleNotFoundError in code cell 10, line 1: No module named 'seaborn'"),
 ])
@@ -135,8 +130,6 @@ def test_what_fails_to_load_fails_alone(tmp_path, monkeypatch, old, new, words):
     assert failed and all("ToyDataset" in title for title in failed) and any(words in message for message in failed.values())
     assert not failures(graded(path, FLOW, ("log_prob",)))
 
-
-# Attacks -------------------------------------------------------------------------------------------------------------
 
 SOCKET = "next(int(n) for n in os.listdir('/proc/self/fd') if 'socket' in os.readlink('/proc/self/fd/' + n))"
 ATTACKS = {  # {what to_np does: words of its verdict, none if it passes}
@@ -193,8 +186,6 @@ class Liar:
     def __getattr__(self, name): return self
     __class__ = np.ndarray
 """
-
-
 NEED_NAMESPACES = ("os.kill(-1", "socket.create", "for i in range(99): open", "open(NOTEBOOK", "open(HERE", "import ctypes; c")
 
 
@@ -207,58 +198,54 @@ def test_an_attack_costs_the_check_in_which_it_happens(tmp_path, monkeypatch, co
         cells = replaced(STUDENT, "    return x.detach().numpy()", f"    {attack}\n    return x.detach().numpy()")
         setup = f"{SETUP}\nHERE = {str(tmp_path)!r}\nNOTEBOOK = HERE + '/hostile.ipynb'\n"
         path = write_notebook(tmp_path / "hostile.ipynb", [setup + cells[0], *cells[1:]])
-        content = path.read_bytes()
+        content, titles = path.read_bytes(), ("the flow has as many", "to_np turns", "the batches are the same")
         with closing(Solution(path)) as found:
-            if code.startswith(NEED_NAMESPACES) and not found.alone:
+            if code.startswith(NEED_NAMESPACES) and not found.loaded["alone"]:
                 pytest.skip("the system gives no namespaces")
-        titles = "the flow has as many", "to_np turns", "the batches are the same"
-        number, array, other = graded(path, titles=titles).values()
+            number, array, other = (check(found) for check in CHECKS if check.title.startswith(titles))
     assert path.read_bytes() == content and list(tmp_path.iterdir()) == [path]
     assert number.outcome == "PASS" and other.outcome == "PASS"
     assert array.outcome == ("FAIL" if ATTACKS[code] else "PASS") and (ATTACKS[code] or "") in array.message, array
     assert array.message.isprintable() and len(array.message) < 1000
-    assert not psutil.Process(start_nursery()[0].pid).children(recursive=True)
+    assert not psutil.wait_procs(psutil.Process(nursery()[0].pid).children(recursive=True), timeout=5)[1]
 
 
 def test_replaced_tools_are_named_and_do_not_help(tmp_path):
     lies = "torch.Tensor.__le__ = torch.Tensor.__gt__ = lambda *a: True; torch.Tensor.abs = np.abs = lambda x: 0 * x"
     cells = replaced(STUDENT, "factor=0.8", "factor=0.5", "sigma_grid = 0.5", f"class Lies:\n    {lies}\nsigma_grid = 0.5")
     failed = failures(graded(write_notebook(tmp_path / "liar.ipynb", cells), titles=("the notebook leaves", "the circles")))
-    words, off = failed.values()
-    assert words == "it replaces numpy.abs, torch Tensor.__le__, torch Tensor.__gt__, torch Tensor.abs"
-    assert "Circles is off" in off
+    assert "Circles is off" in failed["the circles are the handout's, point by point"]
+    assert "it replaces numpy.abs, torch Tensor.__le__, torch Tensor.__gt__, torch Tensor.abs" in failed.values()
 
 
 def test_the_grader_outlives_the_process_that_makes_the_others(tmp_path):
     path = write_notebook(tmp_path / "right.ipynb", STUDENT)
     for _ in range(2):
         assert not failures(graded(path, titles=("to_np",)))
-        start_nursery()[0].kill()
-        start_nursery()[0].wait()
+        process = nursery()[0]
+        process.kill()
+        process.wait()
 
 
-def make_test(notebook, *options):
+def make_test(notebook, *options, **where):
     command = [sys.executable, "-P", "-m", "pytest", str(ROOT / "tests"), f"--notebook={notebook}", *options]
-    return subprocess.run(command, cwd=ROOT if options else notebook, capture_output=True, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **where)
 
 
-def test_command_line_gives_a_grade_sheet_for_each_file_of_a_folder_and_a_table(tmp_path):
+def test_command_line_gives_a_sheet_for_each_file_of_a_folder_and_a_table_and_0_only_for_a_complete_sheet(tmp_path):
+    (tmp_path / "right").mkdir()
+    other = make_test(write_notebook(tmp_path / "right" / "right.ipynb", STUDENT), "-k", "to_np", cwd=ROOT)
     write_notebook(tmp_path / "other.ipynb", replaced(STUDENT, "prior.log_prob(z) + total", "prior.log_prob(x) + total"))
     for name in ("torch.py", "conftest.py", "pytest.py"):
         (tmp_path / name).write_text("raise SystemExit")
     (tmp_path / "empty.ipynb").touch()
-    before, done = set(tmp_path.iterdir()), make_test(tmp_path)
-    lines = done.stdout.splitlines()
-    assert done.returncode == pytest.ExitCode.TESTS_FAILED and set(tmp_path.iterdir()) == before
+    before, folder = set(tmp_path.iterdir()), make_test(tmp_path, cwd=tmp_path)
+    lines = folder.communicate()[0].splitlines()
+    assert "1 passed" in other.communicate()[0] and other.returncode == pytest.ExitCode.TESTS_FAILED
+    assert folder.returncode == pytest.ExitCode.TESTS_FAILED and set(tmp_path.iterdir()) == before
     assert {"Part I, Task 2 (kernel density estimate): not graded", "Part II, Task 6 (coupling layer): 16 of 16"} < set(lines)
     words = "  FAIL  log_probability is log p(z) plus"
     assert any(line.startswith(words) and line.endswith("the prior is evaluated at x instead of z") for line in lines)
     assert f"0 of {len(CHECKS)}: the notebook cannot be read: it is empty" in lines
-    table = list(csv.reader(lines[[line.startswith("file,") for line in lines].index(True):]))[:3]
-    ends = [(row[0], row[1], *row[-2:]) for row in table[1:]]
-    assert ends == [("empty.ipynb", "0", "0", "0"), ("other.ipynb", "", "12", "46")]
-
-
-def test_exit_code_0_needs_a_complete_sheet(tmp_path):
-    done = make_test(write_notebook(tmp_path / "right.ipynb", STUDENT), "-k", "to_np")
-    assert "1 passed" in done.stdout and done.returncode == pytest.ExitCode.TESTS_FAILED
+    rows = list(csv.reader(lines[[line.startswith("file,") for line in lines].index(True):]))[1:3]
+    assert [(*row[:2], *row[-2:]) for row in rows] == [("empty.ipynb", "0", "0", "0"), ("other.ipynb", "", "12", "46")]
