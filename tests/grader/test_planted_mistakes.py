@@ -12,6 +12,7 @@ from test_solution import CHECKS
 
 STUDENT = (Path(__file__).parent / "student.py").read_text().split("# %%\n")[1:]
 OURS = ["".join(cell["source"]) for cell in code_cells(NOTEBOOK)]
+pytestmark = pytest.mark.slow
 SAMPLING, ESTIMATE, ON_GRID = "Part I, Task 1", "Part I, Task 2", "Part I, Task 3"
 DATASETS, LAYER, FLOW, TRAINING = "Part II, Task 1", "Part II, Task 6", "Part II, Task 8", "Part II, training"
 

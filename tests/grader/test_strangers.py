@@ -16,6 +16,7 @@ from solution import NO_ANSWER, Solution, nursery
 from test_planted_mistakes import DATASETS, FLOW, LAYER, STUDENT, failures, graded, replaced
 from test_solution import CHECKS
 
+pytestmark = pytest.mark.slow
 SOME = ("the moons", "ToyDataset has num", "forward gives", "log_probability is log p(z) plus", "train returns", "to_np")
 
 

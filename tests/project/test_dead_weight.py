@@ -50,16 +50,7 @@ def test_every_definition_of_the_tests_is_used():
     found = unused([path.read_text() for path in TESTS])
     ours = {name: TESTS[number].name for name, number in found.items()}
     collected = ("test_", "pytest", "Test")  # by pytest, under these names
-    registered = {name for path in TESTS if path.name.startswith("checks_") for name in decorated(path.read_text(), "check")}
-    assert not {name: file for name, file in ours.items() if not name.startswith(collected) and name not in registered}
-
-
-def decorated(text, decorator):
-    """Names of the functions with a decorator that is called, like @check(...)."""
-    for statement in ast.parse(text).body:
-        for call in getattr(statement, "decorator_list", ()):
-            if isinstance(call, ast.Call) and getattr(call.func, "id", None) == decorator:
-                yield statement.name
+    assert not {name: file for name, file in ours.items() if not name.startswith(collected)}
 
 
 @pytest.mark.parametrize("path", [NOTEBOOK, ROOT / "tests"], ids=lambda path: path.name)
