@@ -18,6 +18,8 @@ import torch
 
 from notebook import load_definitions
 
+pytestmark = pytest.mark.slow
+
 
 def vector_features():
     """All that NumPy dispatches by the processor, as NPY_DISABLE_CPU_FEATURES wants it."""
@@ -78,7 +80,6 @@ def as_here():
     return under()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("condition", CONDITIONS)
 def test_the_same_bits_and_digits(as_here, condition):
     found = under(**CONDITIONS[condition])
@@ -86,12 +87,10 @@ def test_the_same_bits_and_digits(as_here, condition):
     assert len(found) > 100
 
 
-@pytest.mark.slow
 def test_the_same_bits_and_digits_on_colabs_versions(as_here, colab_packages):
     assert under(PYTHONPATH=os.pathsep.join([str(colab_packages), *sys.path])) == as_here
 
 
-@pytest.mark.slow
 def test_free_bits_would_show(as_here):
     if not torch.backends.mkl.is_available():
         pytest.skip("PyTorch computes without MKL here: there are no bits to fix")
