@@ -3,7 +3,6 @@
 import __future__
 
 import ast
-import builtins
 import json
 import linecache
 import os
@@ -23,10 +22,7 @@ NOTEBOOK = ROOT / "ee048954_hw1.ipynb"
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # as fast with these small matrices, and much faster where other programs are at work
 MODULE = "notebook_definitions"  # the name under which the definitions know themselves
 
-ASSIGNMENTS = (ast.Assign, ast.AnnAssign, ast.AugAssign)
-FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-DEFINITIONS = (ast.ClassDef, *FUNCTIONS)
-LOOPS = (ast.For, ast.While)
+DEFINITIONS = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 CONTAINERS = (ast.If, ast.Try, ast.ExceptHandler, ast.With)
 CHANGES = ("append", "extend", "insert", "add", "update", "setdefault", "set_default_dtype")  # what they are called on
 
@@ -62,10 +58,7 @@ def source(cell):
 
 def write_notebook(path, sources):
     """A notebook of these code cells, which has not been run; returns its path."""
-    cells = [{"cell_type": "code", "id": f"cell{i}", "metadata": {}, "execution_count": None, "outputs": [], "source": text}
-             for i, text in enumerate(sources)]
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    path.write_text(json.dumps({"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}))
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in sources]), path)
     return path
 
 
@@ -82,11 +75,14 @@ class Definitions(ast.NodeTransformer):
         self.namespace, self.failures, self.left_out = vars(sys.modules[MODULE]), {}, {}
         self.skip, self.announce, self.flags = skip, announce, 0
         bodies = {f"code cell {n}": self.parse(f"code cell {n}", cell) for n, cell in enumerate(code_cells(path), 1)}
-        self.needed = names_needed([statement for body in bodies.values() for statement in flattened(body.body)])
+        statements = [part for body in bodies.values() for part in flattened(body.body) if not isinstance(part, CONTAINERS)]
+        self.needed = set()
+        for statement in (*statements, *reversed(statements)):  # first by definitions, then by what gives values to such names
+            if self.keeps(statement):
+                self.needed |= names_read(statement)
         for where, body in bodies.items():
             for statement in self.visit(body).body:
-                if not all(isinstance(part, (ast.Pass, *CONTAINERS)) for part in flattened([statement])):
-                    self.execute(statement, where)
+                self.execute(statement, where)
 
     def parse(self, where, cell):
         """The tree of a cell; an empty one if it is no Python, and then what it seems to define has failed."""
@@ -106,25 +102,30 @@ class Definitions(ast.NodeTransformer):
             return [ast.copy_location(ast.Import([alias]), node) for alias in node.names]
         if isinstance(node, (ast.Module, *CONTAINERS)):
             return self.generic_visit(node)
-        kept = defines(node) or self.needed & names_changed(node)
-        return ast.copy_location(ast.Pass(), node) if isinstance(node, ast.stmt) and not kept else node
+        return node if not isinstance(node, ast.stmt) or self.keeps(node) else ast.copy_location(ast.Pass(), node)
+
+    def keeps(self, statement):
+        """Whether a statement defines something, or gives a value to a name that is needed or in UPPER_CASE."""
+        defined = any(isinstance(node, (ast.ImportFrom, *DEFINITIONS)) for node in executed(statement))
+        return defined or any(name in self.needed or name.isupper() for name in bound_names(statement))
 
     def execute(self, statement, where):
-        """Execute one statement in the namespace, or note why it failed."""
-        names = bound_names(statement) or names_changed(statement)
-        place = f"{where}, line {statement.lineno}"
+        """Execute one statement in the namespace, or note why it failed or is left out."""
+        names, place, reason = bound_names(statement), f"{where}, line {statement.lineno}", None
         why = place in self.skip and f"{place}: {self.skip[place]}"
         try:
-            if reason := not isinstance(statement, DEFINITIONS) and self.reason_against(statement):
-                self.left_out |= dict.fromkeys(names, f"{place}, is not executed, because {reason}")
-                return
-            if not why:
+            if not (reason := self.reason_against(statement)) and not why:
                 self.announce(place)
                 code = compile(ast.Module([statement], []), where, "exec", self.flags, dont_inherit=True)
                 exec(code, self.namespace)
                 self.flags |= code.co_flags & __future__.annotations.compiler_flag  # for the cells that follow
         except BaseException as error:
             why = f"{type(error).__name__} in {place}: {error}"
+            if isinstance(error, NameError) and error.name not in self.failures and not isinstance(statement, DEFINITIONS):
+                reason = f"it reads {error.name}"  # which is left out as well
+        if reason:
+            self.left_out |= dict.fromkeys(names, f"{place}, is not executed, because {reason}")
+            return
         for name in names:
             self.failures.pop(name, None)
             if why:
@@ -132,14 +133,10 @@ class Definitions(ast.NodeTransformer):
                 self.namespace.pop(name, None)
 
     def reason_against(self, statement):
-        """That a statement reads what is not there or calls something of the notebook, if it does: it might train."""
-        changed = set() if isinstance(statement, CONTAINERS) else names_changed(statement)
-        known = {**vars(builtins), **dict.fromkeys([None, *self.failures, *changed]), **self.namespace}
-        if isinstance(statement, (*LOOPS, *ASSIGNMENTS)) and (unknown := sorted(names_read(ast.unparse(statement)) - set(known))):
-            return f"it reads {unknown[0]}"
+        """That a statement which is no definition calls something of the notebook, if it does: it might train."""
         for call in (node for node in executed(statement) if isinstance(node, ast.Call)):
-            called = known.get(name := root_name(call))
-            if name not in known or getattr(called, "__module__", None) == MODULE and not isinstance(called, type):
+            called = self.namespace.get(root_name(call))
+            if getattr(called, "__module__", None) == MODULE and not isinstance(called, type):
                 return f"it calls {ast.unparse(call.func)}"
         return None
 
@@ -153,54 +150,32 @@ def flattened(nodes):
             yield from flattened(ast.iter_child_nodes(node))
 
 
-def executed(node, but=()):
-    """The nodes that run when a statement does: none inside of functions that it only defines, or of these others."""
+def executed(node):
+    """The nodes that run when a statement does: none inside of what it only defines."""
     yield node
-    if not isinstance(node, (ast.Lambda, *FUNCTIONS, *but)):
+    if not isinstance(node, (ast.Lambda, *DEFINITIONS)):
         for child in ast.iter_child_nodes(node):
             if not (isinstance(node, ast.comprehension) and child is node.target):
-                yield from executed(child, but)
+                yield from executed(child)
 
 
-def bound_names(statement, but=(ast.ClassDef, *LOOPS)):
-    """The names that a statement, but no loop in it, gives a value."""
-    nodes = list(executed(statement, but))
-    names = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-    names |= {node.name for node in nodes if isinstance(node, DEFINITIONS)}
-    return names | {node.asname or node.name.partition(".")[0] for node in nodes if isinstance(node, ast.alias)}
+def bound_names(statement):
+    """The names that a statement gives a value or changes, as `name.append(...)` and `name[0] = 1` do."""
+    nodes = list(executed(statement))
+    names = {node.name for node in nodes if isinstance(node, DEFINITIONS)}
+    names |= {node.asname or node.name.partition(".")[0] for node in nodes if isinstance(node, ast.alias)}
+    names |= {root_name(node) for node in nodes if isinstance(getattr(node, "ctx", None), ast.Store)
+              or isinstance(node, ast.Call) and getattr(node.func, "attr", None) in CHANGES}
+    return names - {None}
 
 
-def names_changed(statement):
-    """Those that a statement, with its loops, gives a value or changes, as `name.append(...)` and `name[0] = 1` do."""
-    names = {root_name(node) for node in executed(statement, [ast.ClassDef]) if isinstance(getattr(node, "ctx", 0), ast.Store)
-             or isinstance(node, ast.Call) and getattr(node.func, "attr", None) in CHANGES}
-    return bound_names(statement, [ast.ClassDef]) | names - {None}
-
-
-def defines(statement):
-    """Whether a statement is a definition, or a loop that makes some."""
-    return any(isinstance(node, (ast.ImportFrom, *DEFINITIONS)) for node in executed(statement))
-
-
-def names_needed(statements):
-    """Names in UPPER_CASE, and those that definitions read, directly or through what gives them their values."""
-    effects = [(statement, names_changed(statement), names_read(ast.unparse(statement))) for statement in statements
-               if not isinstance(statement, CONTAINERS)]
-    needed = {name for _, names, _ in effects for name in names if name.isupper()}
-    needed.update(*(read for statement, _, read in effects if defines(statement)))
-    while more := {name for _, names, read in effects if needed & names for name in read} - needed:
-        needed |= more
-    return needed
-
-
-def names_read(code):
-    """The global names that some code reads, at any depth."""
-    tables, names = [symtable.symtable(code, "code", "exec")], set()
-    while tables:
-        table = tables.pop()
+def names_read(statement):
+    """The global names that a statement reads, at any depth."""
+    tables = [symtable.symtable(ast.unparse(statement), "code", "exec")]
+    for table in tables:
         tables += table.get_children()
-        names |= {symbol.get_name() for symbol in table.get_symbols() if symbol.is_global() and symbol.is_referenced()}
-    return names
+    symbols = [symbol for table in tables for symbol in table.get_symbols()]
+    return {symbol.get_name() for symbol in symbols if symbol.is_global() and symbol.is_referenced()}
 
 
 def root_name(node):

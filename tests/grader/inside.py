@@ -31,7 +31,7 @@ import torch
 
 from notebook import Definitions, NoNotebook
 
-globals()["__builtins__"] = dict(vars(builtins))  # its own ones: what a solution does to the builtins does not reach it
+__builtins__ = dict(vars(builtins))  # its own ones: what a solution does to the builtins does not reach it
 LIMIT = 8 << 20  # bytes of a message
 DTYPES = {"bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"}
 MEMORY, FILE_SIZE, PROCESSES, FILES = 2 << 30, 64 << 20, 48, 256  # bytes more than at the start, bytes, processes and threads
