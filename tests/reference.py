@@ -40,10 +40,9 @@ def ring(num_gaussians):
     return 2.5 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-def toy_points(dist_type, num_samples, seed, num_gaussians, squared=False, shuffle=True, spread=1):
-    """The handout's points, (num_samples, 2), or those of a mistake: σ² for σ, no shuffling, another spread."""
-    sd = {"Circles": 0.1, "Moons": 0.1, "GaussiansGrid": 0.5, "GaussiansRot": math.sqrt(0.1)}[dist_type] * spread
-    sd = sd**2 if squared else sd
+def toy_points(dist_type, num_samples, seed, num_gaussians, shuffle=True, power=1):
+    """The handout's points, (num_samples, 2), or those of a mistake: no shuffling, another power of σ."""
+    sd = {"Circles": 0.1, "Moons": 0.1, "GaussiansGrid": 0.5, "GaussiansRot": math.sqrt(0.1)}[dist_type] ** power
     if dist_type == "Circles":
         return make_circles(num_samples, noise=sd, factor=0.8, random_state=seed, shuffle=shuffle)[0]
     if dist_type == "Moons":
@@ -79,10 +78,7 @@ def randomised(module):
 
 def jacobian(function, v):
     """Jacobian of a row-wise function at each row by autograd: (B, d) → (B, d, d), float64."""
-    v = v.clone().requires_grad_()
-    columns = function(v).unbind(1)
-    rows = [torch.autograd.grad(column.sum(), v, retain_graph=True, allow_unused=True)[0] for column in columns]
-    return torch.stack([torch.zeros_like(v) if row is None else row for row in rows], dim=1).double()
+    return torch.autograd.functional.jacobian(lambda rows: function(rows).sum(0), v).transpose(0, 1).double()
 
 
 def log_abs_det(matrices):

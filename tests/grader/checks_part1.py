@@ -7,11 +7,11 @@ from itertools import product
 import numpy as np
 import torch
 
-from grading import PREPARED, checks, compare, expect, numbers
+from grading import PREPARED, SIGNATURES, checks, compare, expect, numbers
 from reference import MEANS, mixture, plane
 from solution import Fault
 
-SIGNATURES = {
+SIGNATURES |= {
     "sample_gaussian_mixture": ["num_samples", "sigma", "means", "rng"],
     "sample_spiral": ["num_samples", "rng"],
     "gaussian_mixture_density": ["x", "sigma", "means"],
@@ -20,7 +20,7 @@ SIGNATURES = {
     "kernel_density_on_grid": ["xs", "ys", "samples", "H"],
 }
 MANY, FULL = 100_000, np.array([[0.4, 0.3], [-0.1, 0.6]])
-PREPARED["rng"] = lambda solution: solution.ask("generator", 0)
+PREPARED["rng"] = lambda solution: solution.ask("default_rng", 0)
 
 
 def mixture_spread(sample_gaussian_mixture, rng):
@@ -173,15 +173,15 @@ checks("Part I, Task 1 (samples and true densities)", {
     "gaussian_mixture_density is the mixture's density": mixture_density,
     "sample_spiral fills the plane like the spiral": spiral_sampler,
     "spiral_density is the spiral's density": spiral_formula,
-}, SIGNATURES)
+})
 checks("Part I, Task 2 (kernel density estimate)", {
     "it is right for a bandwidth matrix with different rows": partial(kernel_estimate, H=FULL),
     "it is right for a bandwidth matrix with negative determinant": partial(kernel_estimate, H=np.array([[0, 0.4], [0.7, 0]])),
     "it is right for h = 0.5 in both directions": partial(kernel_estimate, H=0.5 * np.eye(2)),
     "it integrates to 1": kernel_mass,
-}, SIGNATURES)
+})
 checks("Part I, Task 3 (the estimate on a grid)", {
     "entry [i, j] is the estimate at (xs[i], ys[j]), for a full H": partial(kernel_grid, H=FULL),
     "entry [i, j] is the estimate at (xs[i], ys[j]), for a diagonal H": partial(kernel_grid, H=np.diag([0.4, -0.7])),
     "the first axis of the result belongs to xs, the second to ys": grid_shape,
-}, SIGNATURES)
+})

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn, optim
 
-from grading import PREPARED, checks, compare, expect, near, numbers
+from grading import PREPARED, SIGNATURES, checks, compare, expect, near, numbers
 from reference import LEARNING_RATE, log_abs_det, log_normal, normal, randomised, toy_points
 from solution import Fault, Raised, ask
 
@@ -24,8 +24,8 @@ checks("The tools", {
 # Toy datasets --------------------------------------------------------------------------------------------------------
 
 POINT_MISTAKES = {
-    "sigma² is used as the standard deviation": {"squared": True},
-    "the spread around the shape is left out": {"spread": 0},
+    "sigma² is used as the standard deviation": {"power": 2},
+    "the spread around the shape is left out": {"power": math.inf},
     "the samples are not shuffled": {"shuffle": False},
     "seed is not used": {"seed": 0},
     "num_gaussians is not used": {"num_gaussians": 5},
@@ -129,7 +129,7 @@ def redrawn(module):
     """A module of the solution with all learnable numbers drawn anew."""
     values = ask(module, "parameters")
     randomised(SimpleNamespace(named_parameters=values.items))
-    ask(module, "assign", values)
+    module.load_state_dict(values, strict=False)
     return module
 
 
@@ -294,17 +294,16 @@ def number_of_layers(CouplingFlow):
 
 
 def masks_alternate(flow):
-    v, changed, in_turn = normal(50, 2), [], [(2,), (1,)] * (NUM_LAYERS // 2)
+    v, moved = normal(50, 2), []
     for layer in flow.layers:
         out = mapped(layer, v, "forward")[0].to(v.dtype)
-        changed.append(tuple(i + 1 for i in range(2) if not torch.equal(out[:, i], v[:, i])))
-    each = ", ".join(" and ".join(map(str, moved)) or "none" for moved in changed)
-    words = f"the layers transform the coordinates {each}, not 2 and 1 in turn"
-    if changed in ([(1,)] * NUM_LAYERS, [(2,)] * NUM_LAYERS):
-        words = f"all {NUM_LAYERS} layers transform coordinate {each[0]} only: the masks never alternate"
-    if changed == in_turn[::-1]:
+        moved.append(" and ".join(str(i + 1) for i in range(2) if not torch.equal(out[:, i], v[:, i])) or "none")
+    words = f"the layers transform the coordinates {', '.join(moved)}, not 2 and 1 in turn"
+    if moved in (["1"] * NUM_LAYERS, ["2"] * NUM_LAYERS):
+        words = f"all {NUM_LAYERS} layers transform coordinate {moved[0]} only: the masks never alternate"
+    if moved == ["1", "2"] * (NUM_LAYERS // 2):
         words = "the first layer keeps coordinate 2 and transforms coordinate 1, not the other way round"
-    expect(changed == in_turn, words)
+    expect(moved == ["2", "1"] * (NUM_LAYERS // 2), words)
 
 
 def log_probability_formula(flow):
@@ -324,7 +323,7 @@ def total_mass(CouplingFlow):
     # A flow close to its start, so that a window that holds its mass is known.
     flow, axis = CouplingFlow(NUM_LAYERS), torch.linspace(-12, 12, 161)
     values = ask(flow, "parameters").items()
-    ask(flow, "assign", {name: torch.full_like(v, 0.8) for name, v in values if name.endswith("scale_factor")})
+    flow.load_state_dict({name: torch.full_like(v, 0.8) for name, v in values if name.endswith("scale_factor")}, strict=False)
     mass = log_probability_of(flow, torch.cartesian_prod(axis, axis)).exp().sum().item() * (axis[1] - axis[0]).item() ** 2
     expect(abs(mass - 1) <= 0.01, f"its integral is {mass:.3g}: the log-determinants do not belong to the map")
 
@@ -432,7 +431,7 @@ def to_numpy(to_np):
 
 def train_small_flow(solution, CouplingFlow, ToyDataset, train):
     """A small flow's weights before training and after, its losses, and its loss on the data."""
-    solution.ask("seed", 8)
+    solution.ask("manual_seed", 8)
     data, flow = ToyDataset("GaussiansGrid", num_samples=300), CouplingFlow(2)
     before, result = ask(flow, "parameters"), train(flow, data, epochs=EPOCHS)
     found = len(result) if isinstance(result, Sequence) else type(result).__name__
@@ -494,6 +493,7 @@ class Seen:
         return (torch.stack(path) - FAR) / LEARNING_RATE
 
 
+SIGNATURES["to_np"] = ["x"]
 PREPARED |= {
     "trained": lambda solution, CouplingFlow, ToyDataset, train:
         solution.once(train_small_flow, solution, CouplingFlow, ToyDataset, train),
@@ -515,7 +515,7 @@ def split(seen):
     expect(max(training) - min(training) >= len(training), "they are taken in the order of the data, not at random")
 
 
-def batch_sizes(watch, size, **options):
+def batch_sizes(watch, size, options):
     seen = watch(num=NUM, epochs=3, **options)
     sizes = [len(batch) for batch in seen.batches[: len(seen.batches) // seen.epochs]]
     num = NUM - len(samples(seen.validation))
@@ -544,8 +544,8 @@ def returned_weights(watch, num, kept):
     expect(found == [kept], f"after 4 epochs it returns the {which.get(found[0] if found else 0, 'ones of no epoch')}")
 
 
-checks("Part II, training", {"to_np turns a tensor that requires a gradient into a NumPy array": to_numpy}, {"to_np": ["x"]})
 checks("Part II, training", {
+    "to_np turns a tensor that requires a gradient into a NumPy array": to_numpy,
     "train returns the model and a training and a validation loss per epoch": lambda trained: None,
     "train lowers the training loss": lambda trained: expect(
         np.mean(trained.losses[-5:]) < trained.losses[0] - 0.1,
@@ -553,8 +553,8 @@ checks("Part II, training", {
     "the losses are the mean of -log p(x)": losses_are_nll,
     "train changes all weights, but no mask": weights_change,
     "nine tenths of the samples, drawn at random, are for training and the others for validation": split,
-    "a batch has 64 samples, or batch_size, and the last one the rest": partial(batch_sizes, size=64),
-    "a batch has batch_size samples": partial(batch_sizes, size=100, batch_size=100),
+    "a batch has 64 samples, or batch_size, and the last one the rest": partial(batch_sizes, size=64, options={}),
+    "a batch has batch_size samples": partial(batch_sizes, size=100, options={"batch_size": 100}),
     "the batches are the same in each epoch": lambda seen: expect(
         seen.batches == seen.epochs * seen.batches[: len(seen.batches) // seen.epochs],
         "the samples are shuffled anew in each epoch, which the handout's train does not do"),

@@ -17,6 +17,7 @@ from solution import Fault, Remote, printable
 
 CHECKS = []
 PREPARED = {}  # functions like those of checks; checks get what they give under their names
+SIGNATURES = {}  # the parameters of functions that a notebook need not define
 VERDICTS = pytest.StashKey()  # for the sheets: (notebook, check, verdict) of each test
 TOLERANCE = 1e-3  # of float32 results, relative to the largest; the faults looked for are far larger
 
@@ -36,7 +37,6 @@ class Check(NamedTuple):
     task: str
     title: str
     function: Callable
-    signatures: dict | None  # the parameters of names that a notebook need not define
 
     def __call__(self, solution):
         """The verdict on a solution."""
@@ -51,7 +51,7 @@ class Check(NamedTuple):
         return Verdict("PASS")
 
     def call(self, function, solution):
-        parameters = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
+        parameters = inspect.signature(function).parameters.values()
         return function(**{p.name: self.find(p.name, solution) for p in parameters if p.default is p.empty})
 
     def find(self, name, solution):
@@ -60,7 +60,7 @@ class Check(NamedTuple):
             return solution
         if name in PREPARED:
             return self.call(PREPARED[name], solution)
-        failures, wanted = solution.loaded["failures"], self.signatures and self.signatures[name]
+        failures, wanted = solution.loaded["failures"], SIGNATURES.get(name)
         expect(name not in failures, f"{name} cannot be defined: {failures.get(name)}")
         expect(name in solution.loaded["names"], f"the notebook does not define {name}", NotGraded if wanted else Fault)
         found = solution.ask("name", name)
@@ -69,9 +69,9 @@ class Check(NamedTuple):
         return found
 
 
-def checks(task, functions, signatures=None):
+def checks(task, functions):
     """Register checks of a task: {title: function}."""
-    CHECKS.extend(Check(task, title, function, signatures) for title, function in functions.items())
+    CHECKS.extend(Check(task, title, function) for title, function in functions.items())
 
 
 def expect(true, words, kind=Fault):

@@ -138,7 +138,6 @@ class Solution:
             self.copy()
         except Ended:  # since the last check, which is not this one's fault
             self.copy()
-        before = torch.get_default_dtype()
         torch.set_default_dtype(torch.float64 if self.loaded["float64"] is True else torch.float32)
         try:
             yield
@@ -146,7 +145,7 @@ class Solution:
                 raise Fault(f"it replaces {', '.join(new[:3])}")
             self.finish()
         finally:
-            torch.set_default_dtype(before)
+            torch.set_default_dtype(torch.float32)
             with contextlib.suppress(Ended):
                 self.finish()
 
@@ -194,7 +193,7 @@ def ask(remote, tool, *arguments, **options):
 class Remote:
     """An object that stays in the solution's process. What is asked of it is asked there."""
 
-    __call__, __len__, __getitem__ = partialmethod(ask, "call"), partialmethod(ask, "len"), partialmethod(ask, "item")
+    __call__, __len__, __getitem__ = (partialmethod(ask, tool) for tool in ("call", "len", "getitem"))
 
     def __init__(self, solution, number, kind):
         self._solution, self._number, self._kind = solution, number, kind
