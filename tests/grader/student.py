@@ -15,19 +15,17 @@ sigma_grid = 0.5
 sigma_ring = 0.1**0.5
 # %%
 def sample_2d_datasets(dist_type, num_samples=1000, seed=0, num_gaussians=5):
-    grid, angles = [[0, 0], [0, 2], [2, 0], [2, 2]], 2 * np.pi * np.arange(num_gaussians) / num_gaussians
+    angles, grid = 2 * np.pi * np.arange(num_gaussians) / num_gaussians, [[0, 0], [0, 2], [2, 0], [2, 2]]
     ring = np.stack([2.5 * np.cos(angles), 2.5 * np.sin(angles)], 1)
     if dist_type == "Circles":
-        points, _ = datasets.make_circles(num_samples, noise=0.1, factor=0.8, random_state=seed)
-    elif dist_type == "Moons":
-        points, _ = datasets.make_moons(num_samples, noise=0.1, random_state=seed)
-    elif dist_type == "GaussiansGrid":
-        points, _ = datasets.make_blobs(num_samples, centers=grid, cluster_std=sigma_grid, random_state=seed)
-    elif dist_type == "GaussiansRot":
-        points, _ = datasets.make_blobs(num_samples, centers=ring, cluster_std=sigma_ring, random_state=seed)
-    else:
-        raise NotImplementedError(dist_type)
-    return points
+        return datasets.make_circles(num_samples, noise=0.1, factor=0.8, random_state=seed)[0]
+    if dist_type == "Moons":
+        return datasets.make_moons(num_samples, noise=0.1, random_state=seed)[0]
+    if dist_type == "GaussiansGrid":
+        return datasets.make_blobs(num_samples, centers=grid, cluster_std=sigma_grid, random_state=seed)[0]
+    if dist_type == "GaussiansRot":
+        return datasets.make_blobs(num_samples, centers=ring, cluster_std=sigma_ring, random_state=seed)[0]
+    raise NotImplementedError(dist_type)
 # %%
 plt.scatter(*sample_2d_datasets("Moons").T)
 plt.savefig("moons.png")
@@ -69,8 +67,7 @@ class CouplingFlow(nn.Module):
     def __init__(self, num_layers):
         super().__init__()
         first, second = torch.eye(2)
-        masks = [(first if k % 2 == 0 else second).clone() for k in range(num_layers)]
-        self.layers = nn.ModuleList([CouplingLayer(mask) for mask in masks])
+        self.layers = nn.ModuleList([CouplingLayer((first if k % 2 == 0 else second).clone()) for k in range(num_layers)])
         self.prior = MultivariateNormal(torch.zeros(2), torch.eye(2))
     def log_probability(self, x):
         z, total = x, torch.zeros(len(x))
@@ -100,8 +97,7 @@ def nll(model, loader):
     losses = [-model.log_probability(batch).mean() for batch in loader]
     return float(sum(losses) / len(losses))
 def train(model, data, epochs=100, batch_size=64):
-    num_train = int(0.9 * len(data))
-    train_part, valid_part = random_split(data, [num_train, len(data) - num_train])
+    train_part, valid_part = random_split(data, (0.9, 0.1))
     loader, valid_loader = DataLoader(train_part, batch_size), DataLoader(valid_part, batch_size)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
     train_losses, valid_losses, best, best_model = [], [], np.inf, model
@@ -115,8 +111,9 @@ def train(model, data, epochs=100, batch_size=64):
             epoch_loss += loss.item() / len(loader)
         train_losses.append(epoch_loss)
         valid_losses.append(nll(model, valid_loader))
-        if valid_losses[-1] < best:
-            best, best_model = valid_losses[-1], copy.deepcopy(model)
+        score = valid_losses[-1]
+        if score < best:
+            best, best_model = score, copy.deepcopy(model)
     return (best_model if len(valid_part) >= 500 else model), train_losses, valid_losses
 # %%
 torch.manual_seed(8)

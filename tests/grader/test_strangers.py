@@ -52,10 +52,7 @@ for name in ["twice"]:
 DECORATOR = """from __future__ import annotations
 import functools
 def logged(function):
-    @functools.wraps(function)
-    def logging(*arguments, **options):
-        return function(*arguments, **options)
-    return logging
+    return functools.wraps(function)(lambda *arguments, **options: function(*arguments, **options))
 limit: int = 3
 later: Later
 """
@@ -102,8 +99,6 @@ def test_format_3(tmp_path):
     ("", "it is empty"),
     ('{"cells": [{"cell_type": "co', "it is cut off or no JSON"),
     ("[" * 100_000, "it is cut off or no JSON"),
-    ("\0" * 1000, "it is cut off or no JSON"),
-    ("[1, 2]", "JSON without the cells of a notebook"),
     ('{"cells": 3}', "JSON without the cells of a notebook"),
 ])
 def test_a_broken_file_is_said_to_be_one(tmp_path, content, words):
@@ -135,11 +130,8 @@ def test_what_fails_to_load_fails_alone(tmp_path, monkeypatch, old, new, words):
 SOCKET = "next(int(n) for n in os.listdir('/proc/self/fd') if 'socket' in os.readlink('/proc/self/fd/' + n))"
 ATTACKS = {  # {what to_np does: words of its verdict, none if it passes}
     "os._exit(0)": "it ends the process (exit code 0)",
-    "os._exit(3)": "it ends the process (exit code 3)",
     "raise SystemExit(0)": "SystemExit in to_np",
-    "raise KeyboardInterrupt": "KeyboardInterrupt in to_np",
     "import ctypes; ctypes.string_at(0)": "it crashes the process (Segmentation fault)",
-    "os.abort()": "it crashes the process (Aborted)",
     "os.kill(os.getpid(), 9)": "it is killed",
     "os.kill(os.getppid(), 9)": "it is killed",
     "os.kill(-1, 9)": "it is killed",
@@ -170,8 +162,8 @@ ATTACKS = {  # {what to_np does: words of its verdict, none if it passes}
         "Error",
     "[open(f'/proc/{n}/mem', 'r+b') for n in os.listdir('/proc') if n.isdigit() and int(n) < os.getppid()]": "Error",
     f"os.write({SOCKET}, b'x' * 999 + b'\\n')": NO_ANSWER,
-    f"os.write({SOCKET}, b'{{}}\\n')": NO_ANSWER,
     f"os.write({SOCKET}, b'3\\n')": NO_ANSWER,
+    f"os.write({SOCKET}, b'[\"value\", {{\"$array\": \"\", \"dtype\": \"O\", \"shape\": [0]}}]\\n')": NO_ANSWER,
     f"os.write({SOCKET}, b'[' * 10**5 + b'\\n')": NO_ANSWER,
     f"os.write({SOCKET}, b'{{'); time.sleep(99)": LATE,
     f"while True: os.write({SOCKET}, b'x' * 10**6)": NO_ANSWER,
