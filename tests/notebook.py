@@ -121,7 +121,7 @@ class Definitions(ast.NodeTransformer):
                 self.flags |= code.co_flags & __future__.annotations.compiler_flag  # for the cells that follow
         except BaseException as error:
             why = f"{type(error).__name__} in {place}: {error}"
-            if isinstance(error, NameError) and error.name not in self.failures and not isinstance(statement, DEFINITIONS):
+            if type(error) is NameError and error.name not in self.failures and not isinstance(statement, DEFINITIONS):
                 reason = f"it reads {error.name}"  # which is left out as well
         if reason:
             self.left_out |= dict.fromkeys(names, f"{place}, is not executed, because {reason}")

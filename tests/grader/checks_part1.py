@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from grading import PREPARED, SIGNATURES, checks, compare, expect, numbers
-from reference import MEANS, mixture, plane
+from reference import MEANS, kernel_estimate, mixture, plane
 from solution import Fault
 
 SIGNATURES |= {
@@ -19,7 +19,7 @@ SIGNATURES |= {
     "kernel_density_estimate": ["x", "samples", "H"],
     "kernel_density_on_grid": ["xs", "ys", "samples", "H"],
 }
-MANY, FULL = 100_000, np.array([[0.4, 0.3], [-0.1, 0.6]])
+MANY, NUM, FULL = 100_000, 200, np.array([[0.4, 0.3], [-0.1, 0.6]])
 PREPARED["rng"] = lambda solution: solution.ask("default_rng", 0)
 
 
@@ -111,11 +111,11 @@ def spiral_formula(spiral_density):
     compare("the density times ρ", found * rho, lambda factor=1, **mistake: factor * spiral(x, **mistake), mistakes)
 
 
-ARGUMENTS = {  # what the kernel gets for u = x_i - x
-    "": lambda u, H: u @ np.linalg.inv(H).T,
-    "H is squared": lambda u, H: u @ np.linalg.inv(H @ H).T,
-    "H is not inverted": lambda u, H: u @ H.T,
-    "H is transposed": lambda u, H: u @ np.linalg.inv(H),
+ARGUMENTS = {  # the matrix whose inverse the kernel's argument is multiplied by
+    "": lambda H: H,
+    "H is squared": lambda H: H @ H,
+    "H is not inverted": np.linalg.inv,
+    "H is transposed": np.transpose,
 }
 FACTORS = {  # what stands where 1/|det H| belongs
     "": lambda det: 1 / abs(det),
@@ -126,22 +126,21 @@ FACTORS = {  # what stands where 1/|det H| belongs
 }
 ESTIMATE_MISTAKES = {
     **{" and ".join(filter(None, pair)): dict(zip(("argument", "factor"), pair)) for pair in product(ARGUMENTS, FACTORS)},
-    "the factor 1/N is forgotten": {"mean": np.sum},
-    "the factor 1/(2π) is forgotten": {"peak": 1},
-    "the kernel has the factor of one dimension": {"peak": 1 / math.sqrt(2 * np.pi)},
+    "the factor 1/N is forgotten": {"scale": NUM},
+    "the factor 1/(2π) is forgotten": {"scale": 2 * np.pi},
+    "the kernel has the factor of one dimension": {"scale": math.sqrt(2 * np.pi)},
 }
 
 
-def estimate(x, samples, H, argument="", factor="", mean=np.mean, peak=1 / (2 * np.pi)):
-    """The definition with a product kernel, or a mistake in some of its parts."""
-    u = ARGUMENTS[argument]((samples[None] - x[:, None]).reshape(-1, 2), H)
-    kernel = peak * np.exp(-(u**2).sum(1) / 2).reshape(len(x), len(samples))
-    return mean(kernel, 1) * FACTORS[factor](np.linalg.det(H))
+def estimate(x, samples, H, argument="", factor="", scale=1):
+    """The definition, or a mistake in some of its parts."""
+    used, det = ARGUMENTS[argument](H), np.linalg.det
+    return scale * kernel_estimate(x, samples, used) * abs(det(used)) * FACTORS[factor](det(H))
 
 
-def kernel_estimate(kernel_density_estimate, H):
+def estimate_at_points(kernel_density_estimate, H):
     rng = np.random.default_rng(0)
-    x, samples = rng.normal(0, 1, (30, 2)), rng.normal(0, 1, (200, 2))
+    x, samples = rng.normal(0, 1, (30, 2)), rng.normal(0, 1, (NUM, 2))
     compare("the estimate", kernel_density_estimate(x, samples, H), partial(estimate, x, samples, H), ESTIMATE_MISTAKES)
 
 
@@ -154,7 +153,7 @@ def kernel_mass(kernel_density_estimate):
 
 def kernel_grid(kernel_density_on_grid, H):
     rng, axis = np.random.default_rng(0), np.linspace(-2, 2, 12)
-    samples, x = rng.normal(0, [1, 0.4], (200, 2)) + [0.5, -0.5], plane(axis, axis + 0.3)
+    samples, x = rng.normal(0, [1, 0.4], (NUM, 2)) + [0.5, -0.5], plane(axis, axis + 0.3)
     mistakes = {"the grid is transposed: entry [i, j] is at (xs[j], ys[i])": {"turn": np.transpose},
                 "the grid is upside down": {"turn": lambda grid: grid[:, ::-1].copy()}, **ESTIMATE_MISTAKES}
     compare("the estimate", kernel_density_on_grid(axis, axis + 0.3, samples, H),
@@ -175,9 +174,9 @@ checks("Part I, Task 1 (samples and true densities)", {
     "spiral_density is the spiral's density": spiral_formula,
 })
 checks("Part I, Task 2 (kernel density estimate)", {
-    "it is right for a bandwidth matrix with different rows": partial(kernel_estimate, H=FULL),
-    "it is right for a bandwidth matrix with negative determinant": partial(kernel_estimate, H=np.array([[0, 0.4], [0.7, 0]])),
-    "it is right for h = 0.5 in both directions": partial(kernel_estimate, H=0.5 * np.eye(2)),
+    "it is right for a bandwidth matrix with different rows": partial(estimate_at_points, H=FULL),
+    "it is right for a bandwidth matrix with negative determinant": partial(estimate_at_points, H=np.array([[0, 0.4], [0.7, 0]])),
+    "it is right for h = 0.5 in both directions": partial(estimate_at_points, H=0.5 * np.eye(2)),
     "it integrates to 1": kernel_mass,
 })
 checks("Part I, Task 3 (the estimate on a grid)", {
