@@ -155,8 +155,7 @@ def whole(path):
     content = path.read_bytes()
     if path.suffix == ".json":
         return bool(json.loads(content))
-    ends = {".pdf": (b"%PDF-", b"%%EOF\n"), ".png": (b"\x89PNG", b"IEND\xaeB`\x82"), ".tex": (b"\\newcommand", b"}\n"),
-            ".gif": (b"GIF89a", b";")}
+    ends = {".pdf": (b"%PDF-", b"%%EOF\n"), ".png": (b"\x89PNG", b"IEND\xaeB`\x82"), ".tex": (b"\\newcommand", b"}\n")}
     first, last = ends[path.suffix]
     return content.startswith(first) and content.endswith(last)
 

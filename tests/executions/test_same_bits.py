@@ -60,7 +60,7 @@ def measure():
     for dist_type in nb["TOY_SETS"]:
         for key, value in nb["evaluate_kernel"](dist_type, nb["sample_2d_datasets"](dist_type, 1500)).items():
             nb["record"](f"kde.{dist_type}.{key}", value)
-    mixture = nb["mixture"]("mixture_half", "", (-2.5, 4.5))
+    mixture = nb["distribution"]("mixture_half", "", (-2.5, 4.5), *nb["MIXTURE"], sigma=0.5, means=nb["MEANS"])
     for name, value in zip(("bias", "variance"), nb["simulated_mise"](mixture, 0.1, nb["np"].random.default_rng(2))):
         nb["record"](f"mise.{name}", value)
     return {"weights": digest.hexdigest(), **nb["RESULTS"]}

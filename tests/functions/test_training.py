@@ -159,7 +159,7 @@ def test_as_many_stacks_run_at_a_time_as_there_are_processors(nb, monkeypatch):
         return number
 
     assert nb.side_by_side([lambda n=n: job(n) for n in range(4)], bar) == [0, 1, 2, 3]
-    assert sorted(bar.losses) == [(n, n) for n in range(4)]
+    assert bar.bar.n == 4
 
 
 def test_an_error_or_an_interrupt_ends_all_stacks(nb, monkeypatch):
@@ -245,7 +245,7 @@ def test_divergence_later_names_its_epoch(nb, method):
     broken = {"stacked_loss": lambda *arguments: breaks_in_epoch_two(real_loss(*arguments))}
     with changed(nb.train_stack, **broken), pytest.raises(nb.TrainingDiverged, match="in epoch 2"):
         trained_by(nb, method, model, nb.ToyDataset("Moons", 100), 10)
-    assert len(calls) == {"train": 8, "train_together": 9}[method]  # it stops there
+    assert len(calls) == 9  # it stops there
     same_weights(model, before, rtol=0, atol=0)
 
 
@@ -258,6 +258,14 @@ def test_a_gradient_that_overflows_is_divergence(nb, method):
     with pytest.raises(nb.TrainingDiverged):
         trained_by(nb, method, model, data, 5)
     same_weights(model, before, rtol=0, atol=0)
+
+
+def test_training_takes_no_square_root_from_mkl(nb):
+    # Those are not rounded correctly, whatever MKL_CBWR says, so that another processor may round them otherwise.
+    with torch.profiler.profile() as used:
+        nb.train(nb.CouplingFlow(2), nb.ToyDataset("Moons", 100), 2)
+    names = {event.name for event in used.events()}
+    assert "aten::mul" in names and not [name for name in names if "sqrt" in name]
 
 
 @pytest.mark.parametrize("name, change", [

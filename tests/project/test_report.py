@@ -7,7 +7,6 @@ import subprocess
 from functools import lru_cache
 
 import pytest
-from PIL import Image
 from pypdf import PdfReader
 
 from conclusions import claims
@@ -197,10 +196,3 @@ def test_without_latex_the_report_is_left_alone(copied, tmp_path):
     done = make(copied, "report", PATH=str(tmp_path))
     assert done.returncode == 0 and "apt-get install" in done.stdout and "left as it is" in done.stdout, done.stderr
     assert (pdf.exists() and pdf.read_bytes()) == kept
-
-
-def test_the_animation_moves_and_is_small():
-    path = ROOT / "figures" / "flow.gif"
-    assert path.stat().st_size < 1.5e6
-    with Image.open(path) as picture:
-        assert picture.n_frames > 30 and picture.info.get("loop") == 0
