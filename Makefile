@@ -1,7 +1,7 @@
 # make             the notebook executed in place, its figures and numbers in figures/, then the report
 # make report      the report alone, from the figures and numbers at hand
 # make test        everything that checks the project; with NOTEBOOK=other.ipynb or a folder, grade sheets
-# make test-quick  the same in a minute: without what executes the notebook, typesets the report or attacks the grader
+# make test-quick  the same in a minute: without what trains, executes the notebook, typesets the report or attacks the grader
 # make benchmark   the speed tables
 # make submission IDS="111111111 222222222"    the two files that the course asks for, in submission/
 NAME = ee048954_hw1

@@ -78,6 +78,7 @@ def test_in_float32_it_is_the_plain_loop(nb, method):
     np.testing.assert_allclose(train_losses, losses, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_towards_the_entropy(nb):
     torch.manual_seed(8)
     _, losses, valid_losses = nb.train(nb.CouplingFlow(4), nb.ToyDataset("GaussiansGrid", 1500), 60)
