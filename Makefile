@@ -68,11 +68,13 @@ submission:
 	mv .build/$(SUBMITTED).pdf submission/
 	cp $(NOTEBOOK) submission/$(SUBMITTED).ipynb
 
+# A file of tests stays in one process, and the longest come first.
+PYTEST = $(BIN)/python -P -m pytest tests --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 test: $(VENV)/.installed-tests
-	$(BIN)/python -P -m pytest tests --notebook="$(NOTEBOOK)"
+	$(PYTEST) --notebook="$(NOTEBOOK)"
 
 test-quick: $(VENV)/.installed-tests
-	$(BIN)/python -m pytest tests -m "not slow"
+	$(PYTEST) -m "not slow"
 
 benchmark: $(VENV)/.installed-benchmark
 	PYTHONPATH=tests $(BIN)/python tests/measured/benchmark.py

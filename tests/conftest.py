@@ -5,12 +5,13 @@ import matplotlib
 import pytest
 import torch
 
-from grading import CHECKS, VERDICTS, grade_sheet, table
+from grading import CHECKS, Check, Verdict, grade_sheet, table
 from notebook import NOTEBOOK, ROOT, load_definitions
 from solution import printable
 
 matplotlib.use("Agg")
 TABLE = ROOT / ".build" / "grades.csv"
+VERDICTS = []  # what the tests of grading say, in order, from whichever process they ran in
 torch.set_num_threads(1)  # the matrices are tiny, and the results do not depend on the machine's load
 
 
@@ -35,6 +36,11 @@ def grades_another(config):
     return config.option.notebook.resolve() != NOTEBOOK
 
 
+def pytest_xdist_auto_num_workers(config):
+    """No others for another notebook, which one process grades in less time than others take to start."""
+    return 0 if grades_another(config) else None
+
+
 def pytest_generate_tests(metafunc):
     if "solution" in metafunc.fixturenames:
         paths = notebooks(metafunc.config)
@@ -47,11 +53,16 @@ def pytest_ignore_collect(collection_path, config):
         return True
 
 
+def pytest_runtest_logreport(report):
+    if report.when == "call":
+        VERDICTS.extend(value for name, value in report.user_properties if name == "verdict")
+
+
 def verdicts_of(config):
     """{notebook: its pairs of a check and its verdict}."""
     sheets = {path: [] for path in notebooks(config)}
-    for path, *verdict in config.stash.get(VERDICTS, ()):
-        sheets.setdefault(path, []).append(verdict)
+    for path, task, title, *verdict in VERDICTS:
+        sheets.setdefault(Path(path), []).append((Check(task, title, None), Verdict(*verdict)))
     return sheets
 
 

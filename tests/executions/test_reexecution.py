@@ -1,7 +1,8 @@
 """Run the notebook again, alone in an empty folder: the same numbers, text and pictures as the committed ones.
 
-Where the machine's PyTorch computes otherwise (without MKL, say), training ends elsewhere. The notebook says so, and only
-its claims are compared.
+Where there is a browser, JupyterLab runs it there, through the menu, and what the page shows is looked at as well. Where the
+machine's PyTorch computes otherwise (without MKL, say), training ends elsewhere: the notebook says so, and only its claims
+are compared.
 """
 
 import pytest
@@ -17,6 +18,23 @@ pytestmark = pytest.mark.slow
 def same_arithmetic(executed):
     if arithmetic(executed):
         pytest.skip(f"only claims are compared, not digits: {arithmetic(executed)}")
+
+
+def test_in_the_browser_all_cells_run_in_order_and_none_shows_an_error(seen):
+    assert seen["errors"] == []
+    folded = [cell["metadata"].get("jupyter", {}).get("source_hidden", False) for cell in code_cells()]
+    assert seen["prompts"] == ["" if hidden else f"[{i}]:" for i, hidden in enumerate(folded, 1)]
+
+
+def test_in_the_browser_all_images_are_there(seen):
+    widths = seen["widths"]
+    kinds = [kind for cell in code_cells() for output in cell["outputs"] for kind in output.get("data", ())]
+    saved = [kind for kind in kinds if kind.startswith("image/")]
+    assert len(widths) == len(saved) and min(widths) > 100
+
+
+def test_in_the_browser_figures_are_written_beside_the_notebook(seen, folder):
+    assert {path.name for path in (folder / "figures").iterdir()} == {path.name for path in (ROOT / "figures").iterdir()}
 
 
 def test_committed_in_the_arithmetic_that_it_names():

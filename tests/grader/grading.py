@@ -10,7 +10,6 @@ from collections.abc import Callable
 from itertools import groupby
 from typing import NamedTuple
 
-import pytest
 import torch
 
 from solution import Fault, Remote, printable
@@ -18,7 +17,6 @@ from solution import Fault, Remote, printable
 CHECKS = []
 PREPARED = {}  # functions like those of checks; checks get what they give under their names
 SIGNATURES = {}  # the parameters of functions that a notebook need not define
-VERDICTS = pytest.StashKey()  # for the sheets: (notebook, check, verdict) of each test
 TOLERANCE = 1e-3  # of float32 results, relative to the largest; the faults looked for are far larger
 
 
