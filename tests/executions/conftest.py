@@ -27,7 +27,7 @@ SETTINGS = {
     "notebook-extension/tracker": {"windowingMode": "none"},  # else only the cells on screen are in the page
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
 }
-MINUTES = 15  # for all cells, on a slow machine
+MINUTES = 30  # for all cells, on a slow machine at work on other tests as well
 
 # What the page shows: the prompts of the code cells, empty where a cell is folded, the errors, and the widths of the pictures.
 LOOK = """() => {

@@ -3,8 +3,8 @@
 The oldest versions that the notebook supports are those of Colab's runtime, in environments/colab.txt. They lie in a
 folder of their own ahead of the installed ones; PyTorch and Jupyter are the installed ones. What is executed is one run:
 on these versions, by a shell that says that it is Colab's, with `google.colab` at hand, warnings as errors, the parent
-folder and HOME read-only, and old files in figures/. Every cell runs, but flows are trained for a twentieth of the epochs:
-that their digits are the same on these versions is for test_same_bits.py to show.
+folder and HOME read-only, and old files in figures/. Every cell runs, but two flows of each kind are trained, not eight, for
+a twentieth of the epochs: that their digits are the same on these versions is for test_same_bits.py to show.
 """
 
 import json
@@ -24,7 +24,8 @@ from notebook import NOTEBOOK, ONE_THREAD, ROOT, code_cells, execute_alone, sour
 from rerun import COLAB, arithmetic, other_numbers, read_results, saved_texts
 
 STUB = Path(__file__).parent / "colab_stub"
-SHORTER = {  # what is replaced in the notebook, so that its training takes a twentieth of the time
+SHORTER = {  # what is replaced in the notebook, so that it takes a quarter of the time
+    "NUM_RUNS = 8": "NUM_RUNS = 2",
     "train_arms(ARMS)": "train_arms({name: arm._replace(epochs=arm.epochs // 20 or 1) for name, arm in ARMS.items()})",
     "SHORT = 40": "SHORT = 2"}
 # Permissions bind an ordinary user; root has to give up the right to ignore them.
@@ -121,9 +122,9 @@ def test_gives_the_same_text_up_to_the_runs_of_flows(in_colab):
     assert saved_texts(in_colab)[:first] == saved_texts(NOTEBOOK)[:first]
 
 
-def test_gives_the_same_numbers_of_part_one_and_of_the_kernels(in_colab):
-    known = {key for key in read_results(in_colab.parent) if key.startswith(("part1.", "beyond.kernel.", "beyond.grid."))}
-    assert len(known) > 70
+def test_gives_the_same_numbers_of_part_one(in_colab):
+    known = {key for key in read_results(in_colab.parent) if key.startswith("part1.")}
+    assert len(known) > 60
     assert other_numbers(in_colab.parent).keys() & known == set()
 
 
