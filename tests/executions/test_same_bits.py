@@ -35,10 +35,8 @@ def vector_features():
 CONDITIONS = {
     "one flow after the other": {"WORKERS": "1", "OMP_NUM_THREADS": "1"},
     "two threads in each operation": {"THREADS": "2", "OMP_NUM_THREADS": "2"},
-    "torch without AVX-512": {"ATEN_CPU_CAPABILITY": "avx2"},
-    "MKL told to use AVX2": {"MKL_ENABLE_INSTRUCTIONS": "AVX2"},
-    "NumPy without vector instructions": {"NPY_DISABLE_CPU_FEATURES": vector_features()},
-    "OpenBLAS of an older processor": {"OPENBLAS_CORETYPE": "Nehalem"},
+    "torch and MKL without AVX-512": {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
+    "NumPy and OpenBLAS without AVX": {"NPY_DISABLE_CPU_FEATURES": vector_features(), "OPENBLAS_CORETYPE": "Nehalem"},
 }
 EMULATOR = shutil.which("qemu-x86_64") if platform.machine() == "x86_64" else None
 
