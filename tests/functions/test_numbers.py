@@ -7,7 +7,7 @@ from scipy.stats import t as student_t
 
 def test_mean_of_repetitions_has_students_interval(nb):
     values = np.array([0.3, -0.1, 0.2, 0.7, 0.4])
-    text = nb.record_mean("test.mean", values, "+z.2f")
+    text = nb.record_mean("test.mean", values, "+.2f")
     half = student_t.ppf(0.975, 4) * values.std(ddof=1) / np.sqrt(5)
     low, high = values.mean() - half, values.mean() + half
     recorded = [nb.RESULTS[f"test.mean.{name}"] for name in ("mean", "low", "high")]
@@ -20,7 +20,7 @@ def test_median_of_repetitions_has_their_range(nb):
 
 
 @pytest.mark.parametrize("value, form, text", [
-    (-0.0001, "z.3f", "0.000"), (-0.0001, "+z.3f", "+0.000"), (112.3, "#.2g", "1.1e2"), (23.4, "#.2g", "23"),
+    (-0.0001, ".3f", "-0.000"), (112.3, "#.2g", "1.1e2"), (23.4, "#.2g", "23"),
     (0.00085, ".1e", "8.5e-04"), (41, ".0f", "41")])
-def test_numbers_are_quoted_without_a_sign_of_zero_or_idle_characters(nb, value, form, text):
+def test_numbers_are_quoted_with_their_sign_and_without_idle_characters(nb, value, form, text):
     assert nb.record("test.number", value, form) == text

@@ -126,6 +126,8 @@ def samples(values):
             and own("N3000", "total_variation") < own("N1500", "total_variation") - 0.02,
         "at as many steps more samples lower the overfitting in most runs":
             all(lower(values, f"task11.{change}", "overfitting_nats")[0] >= 6 for change in ("samples", "samples_long")),
+        "but do not bring the fit closer for sure":
+            all(0 < lower(values, f"task11.{change}", "total_variation")[0] < 7 for change in ("samples", "samples_long")),
         "more steps raise the overfitting with 1500 samples in every run":
             lower(values, "task11.steps", "overfitting_nats") == [0],
         "and the stray mass falls in every run, with 1500 samples and with 3000":
@@ -209,13 +211,11 @@ def ladder(values):
         "on every dataset the layers bring some stray mass back":
             all(at(flows, d, "stray_mass.median") > at(without, d, "stray_mass.median")
                 for flows, without in (("rung4", "mixture"), ("top", "mixtures")) for d in DATASETS),
-        "about four fifths of the gain or more come with the prior": all(
+        "about four fifths of the gain or more are there once the prior is in": all(
             gained(d, "rung4") > 0.77 * gained(d, "top") for d in DATASETS),
         "the average adds a hundredth or two": all(-0.025 < mean < -0.005 for mean in change("top", "mean").values()),
         "the layers add about one on the blobs":
             all(-0.015 < change(rung, "mean", "minus_mixture")[d] < -0.005 for rung in ("rung4", "top") for d in blobs),
-        "by the median KL mixtures are below the kernel on all four":
-            all(at("mixtures", d, "kl_nats.median") < at("kernel", d, "kl_nats.median") for d in DATASETS),
         "flows are level with them on the five Gaussians, and behind on the ring and the moons":
             abs(at("top", "GaussiansRot", "kl_nats.median") / at("mixtures", "GaussiansRot", "kl_nats.median") - 1) < 0.05
             and all(at("top", d, "kl_nats.median") > 1.05 * at("mixtures", d, "kl_nats.median") for d in ("Circles", "Moons")),
