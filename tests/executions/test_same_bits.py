@@ -20,7 +20,8 @@ import matplotlib
 import pytest
 import torch
 
-from notebook import load_definitions
+from notebook import ROOT, load_definitions
+from rerun import RELATIVE, read_results
 
 pytestmark = pytest.mark.slow
 
@@ -66,9 +67,9 @@ def measure():
     nb = load_definitions()
     torch.set_num_threads(int(os.environ.get("THREADS", 1)))
     os.cpu_count = lambda: int(os.environ.get("WORKERS", 2))
-    arms = {"K2": nb["Arm"]("GaussiansRot", 5, 2), "K4": nb["Arm"]("GaussiansRot", 5),
-            "Moons": nb["Arm"]("Moons", epochs=5, num_samples=3000)}
-    modes = {"modes": nb["Arm"]("Circles", epochs=5, prior=partial(nb["MixturePrior"], nb["NUM_MODES"]))}
+    arms = {"K2": nb["Arm"]("GaussiansRot", 20, 2), "K4": nb["Arm"]("GaussiansRot", 20),
+            "Moons": nb["Arm"]("Moons", epochs=20, num_samples=3000)}
+    modes = {"modes": nb["Arm"]("Circles", epochs=20, prior=partial(nb["MixturePrior"], nb["NUM_MODES"]))}
     runs = {**nb["train_arms"](arms, range(5)), **nb["train_arms"](modes, range(3), nb["DECAY"])}
     torch.set_num_threads(1)  # as in the notebook: MKL promises the same bits for one number of threads only
     for name, arm in {**arms, **modes}.items():
@@ -82,6 +83,21 @@ def measure():
     for name, value in zip(("bias", "variance"), nb["simulated_mise"](mixture, 0.1, nb["np"].random.default_rng(2))):
         nb["record"](f"mise.{name}", value)
     return {"weights": digest(run.model for each in runs.values() for run in each), **nb["RESULTS"]}
+
+
+def kernels():
+    """The numbers of the kernels over the notebook's runs, as it records them."""
+    nb = load_definitions()
+    for dist_type in nb["TOY_SETS"]:
+        samples = [nb["sample_2d_datasets"](dist_type, 1500, run) for run in range(nb["NUM_RUNS"])]
+        measured, key = nb["tabulate"](partial(nb["evaluate_kernel"], dist_type), samples), f"beyond.kernel.{dist_type}"
+        nb["record"](f"{key}.total_variation.mean", measured["total_variation"].mean())
+        for measure in ("kl_nats", "stray_mass"):
+            nb["record"](f"{key}.{measure}.median", nb["np"].median(measured[measure]))
+        if dist_type == "GaussiansGrid":
+            nb["record_mean"]("beyond.grid.h", measured["h"])
+    nb["record"]("beyond.grid.best_h_mise", nb["best_mise_bandwidth"](0.5, 1500))
+    return nb["RESULTS"]
 
 
 def under(*emulator, function=measure, **condition):
@@ -108,6 +124,12 @@ def test_the_same_bits_and_digits(as_here, condition):
 
 def test_the_same_bits_and_digits_on_colabs_versions(as_here, colab_packages):
     assert under(PYTHONPATH=os.pathsep.join([str(colab_packages), *sys.path])) == as_here
+
+
+def test_the_committed_numbers_of_the_kernels_on_colabs_versions(colab_packages):
+    committed = {key: value for key, value in read_results(ROOT).items() if key.startswith(("beyond.kernel.", "beyond.grid."))}
+    found = under(function=kernels, PYTHONPATH=os.pathsep.join([str(colab_packages), *sys.path]))
+    assert found == pytest.approx(committed, rel=RELATIVE)
 
 
 @pytest.mark.skipif(not EMULATOR, reason="there is no qemu-x86_64: no processor of another maker was emulated")
