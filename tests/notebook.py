@@ -1,4 +1,7 @@
-"""A notebook from outside: its code cells, what it defines, a run of all of it, or a new one of given cells."""
+"""A notebook from outside: its code cells, what it defines, a run of all of it, or a new one of given cells.
+
+nbformat is imported where it is needed: it takes as long as PyTorch, and many processes of the tests begin here.
+"""
 
 import __future__
 
@@ -14,7 +17,6 @@ import sys
 import types
 from pathlib import Path
 
-import nbformat
 from IPython.core.inputtransformer2 import TransformerManager
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,6 +41,8 @@ def code_cells(path=NOTEBOOK):
     try:
         content = json.loads(text)
         if "worksheets" in content:
+            import nbformat
+
             content = nbformat.convert(nbformat.from_dict(content), 4)
         return [cell for cell in content["cells"] if cell["cell_type"] == "code"]
     except (ValueError, RecursionError) as error:
@@ -58,6 +62,8 @@ def source(cell):
 
 def write_notebook(path, sources):
     """A notebook of these code cells, which has not been run; returns its path."""
+    import nbformat
+
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in sources]), path)
     return path
 
