@@ -1,8 +1,8 @@
 """A part of the notebook under conditions that may change speed, but no bit of what is trained and no digit of what is kept.
 
 Each condition runs this file as a program, which prints what it computed: the digest of trained weights, and measures of
-flows and kernel density estimates as the notebook would record them. On an emulated processor, where all takes many times as
-long, weights of a short training have to do.
+flows and kernel density estimates. They have to be equal to the bit, as a figure's file shows more digits than are recorded.
+On an emulated processor, where all takes many times as long, weights of a short training have to do.
 """
 
 import hashlib
@@ -63,8 +63,8 @@ def weights():
 
 
 def measure():
-    """Train flows of four shapes by two recipes for a while, and record measures of them and of kernel density estimates."""
-    nb = load_definitions()
+    """Train flows of four shapes by two recipes for a while, and take the measures that figures draw of them and of kernels."""
+    nb, found = load_definitions(), {}
     torch.set_num_threads(int(os.environ.get("THREADS", 1)))
     os.cpu_count = lambda: int(os.environ.get("WORKERS", 2))
     arms = {"K2": nb["Arm"]("GaussiansRot", 20, 2), "K4": nb["Arm"]("GaussiansRot", 20),
@@ -72,17 +72,16 @@ def measure():
     modes = {"modes": nb["Arm"]("Circles", epochs=20, prior=partial(nb["MixturePrior"], nb["NUM_MODES"]))}
     runs = {**nb["train_arms"](arms, range(5)), **nb["train_arms"](modes, range(3), nb["DECAY"])}
     torch.set_num_threads(1)  # as in the notebook: MKL promises the same bits for one number of threads only
-    for name, arm in {**arms, **modes}.items():
-        for key, values in nb["tabulate"](partial(nb["evaluate"], arm), runs[name]).items():
-            for i, value in enumerate(values):
-                nb["record"](f"{name}.{i}.{key}", value)
+    tables = {name: nb["tabulate"](partial(nb["evaluate"], arm), runs[name]) for name, arm in {**arms, **modes}.items()}
     for dist_type in nb["TOY_SETS"]:
-        for key, value in nb["evaluate_kernel"](dist_type, nb["sample_2d_datasets"](dist_type, 1500)).items():
-            nb["record"](f"kde.{dist_type}.{key}", value)
+        samples = nb["sample_2d_datasets"](dist_type, 1500)
+        tables[f"kde.{dist_type}"] = nb["tabulate"](partial(nb["evaluate_kernel"], dist_type), [samples])
+    for name, table in tables.items():
+        found |= {f"{name}.{key}.{i}": value for key, values in table.items() for i, value in enumerate(values.tolist())}
     mixture = nb["distribution"]("mixture_half", "", (-2.5, 4.5), *nb["MIXTURE"], sigma=0.5, means=nb["MEANS"])
-    for name, value in zip(("bias", "variance"), nb["simulated_mise"](mixture, 0.1, nb["np"].random.default_rng(2))):
-        nb["record"](f"mise.{name}", value)
-    return {"weights": digest(run.model for each in runs.values() for run in each), **nb["RESULTS"]}
+    found |= zip(("bias", "variance", "error"), nb["simulated_mise"](mixture, 0.1, nb["np"].random.default_rng(2)).tolist())
+    found["h"] = float(nb["best_mise_bandwidth"](0.5, 10_000))
+    return {"weights": digest(run.model for each in runs.values() for run in each), **found}
 
 
 def kernels():

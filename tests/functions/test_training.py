@@ -108,6 +108,13 @@ def test_each_stacked_flow_is_trained_as_if_alone(nb):
         assert results[i][0] is together[i] and len(results[i][1]) == epochs
 
 
+def test_one_dataset_serves_all_flows(nb):
+    data = nb.ToyDataset("Moons", 100)
+    one, several = (nb.train_together([new_flow(nb, i, 2) for i in range(2)], given, 2, generators=generators(range(2)))
+                    for given in (data, [data, data]))
+    assert [result[1:] for result in one] == [result[1:] for result in several]
+
+
 def test_stacked_flows_do_not_touch_each_other(nb):
     def losses(second):
         datasets = [nb.ToyDataset("Moons", 200), nb.ToyDataset(second, 200), nb.ToyDataset("Circles", 200)]

@@ -123,7 +123,7 @@ IN_OURS = [
     (SAMPLING, "the factor 1/ρ is forgotten", "/ (SPIRAL_END * rho[:, 0])", "/ SPIRAL_END"),
     (SAMPLING, "0.25 is used as the standard deviation", "SPIRAL_SD = 0.5", "SPIRAL_SD = 0.25"),
     (SAMPLING, "sigma² is used as the standard deviation", "+ sigma * rng", "+ sigma**2 * rng"),
-    (SAMPLING, "sigma is used as the variance", "means) / sigma) ** 2)", "means)) ** 2 / sigma)", "2 * np.log(s", "np.log(s"),
+    (SAMPLING, "sigma is used as the variance", "mixture(x, means, sigma,", "mixture(x, means, np.sqrt(sigma),"),
     (SAMPLING, "the components are dealt out", "integers(len(means), size=num_samples)", "permutation(num_samples) % len(means)"),
 ]
 
