@@ -30,15 +30,9 @@ $(VENV)/.installed-%: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(filter %.txt,$^)
 	touch $@
 
-# Executed beside the original and moved over it only when every cell has run. Neither times nor the version of Python are
-# saved, which would differ elsewhere. (Kernels warn where their transport is not encrypted.)
+# (Kernels warn where their transport is not encrypted.)
 notebook: $(VENV)/.installed
-	$(BIN)/jupyter nbconvert --log-level=WARN --to notebook --execute --ExecutePreprocessor.record_timing=False \
-	    --KernelManager.transport_encryption=auto --ClearMetadataPreprocessor.enabled=True \
-	    --ClearMetadataPreprocessor.clear_cell_metadata=False \
-	    --ClearMetadataPreprocessor.preserve_nb_metadata_mask="{'colab', 'kernelspec', ('language_info', 'name')}" \
-	    --output-dir .build $(NOTEBOOK)
-	mv .build/$(NOTEBOOK) $(NOTEBOOK)
+	$(BIN)/python tests/execute.py $(NOTEBOOK)
 
 # Typeset beside the committed report and moved over it only when it is whole.
 report: $(if $(NO_TEX),no-tex,.build/$(NAME).pdf)
