@@ -1,6 +1,6 @@
 from pathlib import Path
-from types import ModuleType
 
+import joblib
 import matplotlib
 import pytest
 import torch
@@ -88,7 +88,6 @@ def pytest_terminal_summary(terminalreporter, config):
 
 @pytest.fixture(scope="session")
 def nb():
-    """The definitions of the notebook, as attributes."""
-    module = ModuleType("nb")
-    vars(module).update(load_definitions())
-    return module
+    """The definitions of the notebook, as attributes; what it does side by side is done one after the other here."""
+    with joblib.parallel_config(backend="sequential"):
+        yield load_definitions()

@@ -17,6 +17,7 @@ import sys
 import types
 from pathlib import Path
 
+import cloudpickle
 from IPython.core.inputtransformer2 import TransformerManager
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -82,7 +83,7 @@ class Definitions(ast.NodeTransformer):
         self.skip, self.announce, self.flags = skip, announce, 0
         bodies = {f"code cell {n}": self.parse(f"code cell {n}", cell) for n, cell in enumerate(code_cells(path), 1)}
         statements = [part for body in bodies.values() for part in flattened(body.body) if not isinstance(part, CONTAINERS)]
-        self.needed = set()
+        self.needed = {"os"}  # whose environment libraries read
         for statement in (*statements, *reversed(statements)):  # first by definitions, then by what gives values to such names
             if self.keeps(statement):
                 self.needed |= names_read(statement)
@@ -127,8 +128,9 @@ class Definitions(ast.NodeTransformer):
                 self.flags |= code.co_flags & __future__.annotations.compiler_flag  # for the cells that follow
         except BaseException as error:
             why = f"{type(error).__name__} in {place}: {error}"
-            if type(error) is NameError and error.name not in self.failures and not isinstance(statement, DEFINITIONS):
-                reason = f"it reads {error.name}"  # which is left out as well
+            lost = names_read(statement) & self.left_out.keys() if not isinstance(error, NameError) else {error.name}
+            if lost - self.failures.keys() and not isinstance(statement, DEFINITIONS):
+                reason = f"it reads {min(lost)}"  # which is left out as well, or in part
         if reason:
             self.left_out |= dict.fromkeys(names, f"{place}, is not executed, because {reason}")
             return
@@ -142,7 +144,7 @@ class Definitions(ast.NodeTransformer):
         """That a statement which is no definition calls something of the notebook, if it does: it might train."""
         for call in (node for node in executed(statement) if isinstance(node, ast.Call)):
             called = self.namespace.get(root_name(call))
-            if getattr(called, "__module__", None) == MODULE and not isinstance(called, type):
+            if getattr(called, "__module__", None) == MODULE and not isinstance(called, (type, tuple)):
                 return f"it calls {ast.unparse(call.func)}"
         return None
 
@@ -192,18 +194,18 @@ def root_name(node):
 
 
 def load_definitions(path=NOTEBOOK):
-    """The namespace of a notebook's definitions, all of which have to succeed."""
+    """A module of a notebook's definitions, all of which have to succeed."""
     definitions = Definitions(path)
     assert not definitions.failures, definitions.failures
-    return definitions.namespace
+    cloudpickle.register_pickle_by_value(sys.modules[MODULE])  # other processes, to which functions are sent, do not have it
+    return sys.modules[MODULE]
 
 
 def execute_alone(folder, *prefix, notebook=NOTEBOOK, **environment):
     """Run a copy of the notebook in a folder, its command after a prefix; returns the path of the executed copy."""
     if notebook.parent != folder:
         shutil.copy(notebook, folder)
-    command = [*prefix, sys.executable, "-m", "nbconvert", "--log-level=ERROR", "--to", "notebook", "--execute",
-               "--ExecutePreprocessor.record_timing=False", "--output", "executed.ipynb", notebook.name]
+    command = [*prefix, sys.executable, ROOT / "tests" / "execute.py", notebook.name, "executed.ipynb"]
     done = subprocess.run(command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     return folder / "executed.ipynb"

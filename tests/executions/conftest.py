@@ -84,7 +84,7 @@ def address(can_browse, folder, tmp_path_factory):
         path.write_text(json.dumps(settings))
     variables = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR",
                  "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR")
-    environment = {**os.environ, **ONE_THREAD, **{variable: str(state / variable) for variable in variables}}
+    environment = {**os.environ, **ONE_THREAD, "TQDM_DISABLE": "1", **{variable: str(state / variable) for variable in variables}}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Run the notebook as Colab would, where it may write to its own folder only, and stop it halfway.
+"""Run the notebook as Colab would, where it may write to its own folder only.
 
 The oldest versions that the notebook supports are those of Colab's runtime, in environments/colab.txt. They lie in a
 folder of their own ahead of the installed ones; PyTorch and Jupyter are the installed ones. What is executed is one run:
@@ -11,23 +11,20 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from notebook import NOTEBOOK, ONE_THREAD, ROOT, code_cells, execute_alone, source, write_notebook
 from rerun import COLAB, arithmetic, other_numbers, read_results, saved_texts
 
 STUB = Path(__file__).parent / "colab_stub"
-SHORTER = {  # what is replaced in the notebook, so that it takes a quarter of the time
+SHORTER = {  # what is replaced in the notebook, so that it takes a quarter of the time: an epoch for each look, two runs
     "NUM_RUNS = 8": "NUM_RUNS = 2",
-    "train_arms(ARMS)": "train_arms({name: arm._replace(epochs=arm.epochs // 20 or 1) for name, arm in ARMS.items()})",
-    "SHORT = 40": "SHORT = 2"}
+    "zip(range(1, max(looks) + 1), fit_stack": "zip(looks, fit_stack",
+    "epochs=40, rate": "epochs=2, rate", "epochs=60, rate": "epochs=2, rate"}
 # Permissions bind an ordinary user; root has to give up the right to ignore them.
 BOUND = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search"]
 BOUND = BOUND if os.geteuid() == 0 and shutil.which("setpriv") else []
@@ -118,29 +115,27 @@ def test_writes_figures_over_old_ones_and_leaves_other_files_alone(in_colab):
 def test_gives_the_same_text_up_to_the_runs_of_flows(in_colab):
     if arithmetic(in_colab):
         pytest.skip(f"digits are not compared: {arithmetic(in_colab)}")
-    first, = [i for i, cell in enumerate(code_cells()) if source(cell).startswith("NUM_RUNS")]
+    first, = [i for i, cell in enumerate(code_cells()) if "NUM_RUNS = 8" in source(cell)]
     assert saved_texts(in_colab)[:first] == saved_texts(NOTEBOOK)[:first]
 
 
 def test_gives_the_same_numbers_of_part_one(in_colab):
     known = {key for key in read_results(in_colab.parent) if key.startswith("part1.")}
-    assert len(known) > 60
+    assert len(known) > 25
     assert other_numbers(in_colab.parent).keys() & known == set()
 
 
 def test_it_would_call_colab_if_asked_to(tmp_path):
-    """The last cell with both its switches on, in the same shell: the run above did believe that it was in Colab."""
+    """The last cell with its switch on, in the same shell: the run above did believe that it was in Colab."""
     export, = [text for text in map(source, code_cells()) if "COPY_FIGURES_TO_DRIVE" in text]
     folder = tmp_path / "work"
     (folder / "figures").mkdir(parents=True)
     (folder / "figures" / "a.pdf").write_text("a figure")
     notebook = write_notebook(folder / "export.ipynb", [
-        "import shutil\nfrom pathlib import Path\nfrom IPython import get_ipython\nFIGURES = Path('figures')",
+        "from pathlib import Path\nFIGURES, RESULTS, save = Path('figures'), {}, lambda *_: None",
         export.replace("False", "True").replace("/content/drive", str(tmp_path / "drive"))])
     execute_alone(folder, notebook=notebook, **as_in_colab(tmp_path))
-    archive = folder / "ee048954_hw1_figures.zip"
-    assert archive.is_file()
-    assert calls(tmp_path) == [f"drive.mount('{tmp_path / 'drive'}',)", f"files.download('{archive}',)"]
+    assert calls(tmp_path) == [f"drive.mount('{tmp_path / 'drive'}',)"]
     assert (tmp_path / "drive" / "MyDrive" / "ee048954_hw1_figures" / "a.pdf").read_text() == "a figure"
 
 
@@ -149,36 +144,3 @@ def test_a_warning_in_a_cell_would_stop_the_run(tmp_path, warning):
     notebook = write_notebook(tmp_path / "warns.ipynb", [f"import warnings\nimport numpy as np\n{warning}"])
     with pytest.raises(AssertionError, match="Warning.{0,9}: (planted|divide by zero)"):
         execute_alone(tmp_path, notebook=notebook, **as_in_colab(tmp_path))
-
-
-def whole(path):
-    """Whether a figure file is complete: a PDF or a PNG from first to last byte, JSON that parses, lines that end."""
-    content = path.read_bytes()
-    if path.suffix == ".json":
-        return bool(json.loads(content))
-    ends = {".pdf": (b"%PDF-", b"%%EOF\n"), ".png": (b"\x89PNG", b"IEND\xaeB`\x82"), ".tex": (b"\\newcommand", b"}\n")}
-    first, last = ends[path.suffix]
-    return content.startswith(first) and content.endswith(last)
-
-
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
-def test_interrupted_while_it_writes_a_figure_it_leaves_no_half_written_file(tmp_path, stop):
-    shutil.copytree(ROOT / "figures", tmp_path / "figures")
-    shutil.copy(NOTEBOOK, tmp_path)
-    command = [sys.executable, "-m", "nbconvert", "--to", "notebook", "--execute", "--output", "executed.ipynb", NOTEBOOK.name]
-    run = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    first = tmp_path / "figures" / "part1_task1_samples.pdf"
-    untouched = first.stat().st_mtime_ns
-    while first.stat().st_mtime_ns == untouched and not list(first.parent.glob(".*")):
-        assert run.poll() is None, "the run ended before it wrote a figure"
-        time.sleep(0.001)
-    kernel, = psutil.Process(run.pid).children()
-    kernel.send_signal(stop)
-    if stop == signal.SIGKILL:
-        run.kill()
-    assert run.wait() != 0
-    figures = [path for path in (tmp_path / "figures").iterdir() if not path.name.startswith(".")]
-    assert {path.name for path in figures} == {path.name for path in (ROOT / "figures").iterdir()}
-    assert [path.name for path in figures if not whole(path)] == []
-    if stop == signal.SIGINT:
-        assert list((tmp_path / "figures").glob(".*")) == [], "the unfinished part is not removed"

@@ -1,5 +1,7 @@
 """Part I, Tasks 2 and 3: the estimator against SciPy, scikit-learn, brute force and invariants; the exact MISE."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -80,87 +82,126 @@ def test_far_tail_and_extreme_bandwidths(nb):
             assert value == pytest.approx(np.exp(-0.5) / (2 * np.pi) / h / h, rel=1e-10)
 
 
-def test_offset_data_lose_no_precision(nb, points):
-    x, samples = points
-    shift = 2.0**20  # exactly representable, so that the true answer does not move
-    x, samples = np.round(x * 1024) / 1024, np.round(samples * 1024) / 1024
-    for H in BANDWIDTHS_2D:
-        here = nb.kernel_density_estimate(x, samples, H)
-        np.testing.assert_allclose(nb.kernel_density_estimate(x + shift, samples + shift, H), here, rtol=1e-12)
+@pytest.mark.parametrize("H", BANDWIDTHS_2D)
+def test_far_away_data_cost_no_digits(nb, points, H):
+    x, samples = np.round(points[0] * 1024) / 1024, np.round(points[1] * 1024) / 1024  # exact, also beside a large number
+    def both(x, samples):
+        return [nb.kernel_density_estimate(x, samples, H), np.diag(nb.kernel_density_on_grid(*x.T, samples, H))]
+
+    for here in both(x, samples):
+        for found in both(x + 2.0**27, samples + 2.0**27):
+            np.testing.assert_allclose(found, here, rtol=1e-12)
+        for found in both(x, np.concatenate([samples, [[1e20, -1e20]]])):
+            np.testing.assert_allclose(found * 601, here * 600, rtol=1e-12)
+
+
+def extra_memory(function, *arguments):
+    """The most bytes that a call holds beyond its arguments."""
+    tracemalloc.start()
+    function(*arguments)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def test_memory_is_bounded_in_points_and_samples(nb):
+    few, many, axis = (np.random.default_rng(0).normal(size=shape) for shape in ((50, 2), (100_000, 2), 100_000))
+    for x, samples in ((few, many), (many, few)):
+        assert extra_memory(nb.kernel_density_estimate, x, samples, BANDWIDTHS_2D[-1]) < 10 * many.nbytes
+    for xs, samples in ((axis[:50], many), (axis, few)):
+        assert extra_memory(nb.kernel_density_on_grid, xs, few[0], samples, np.eye(2)) < 20 * many.nbytes
+    assert extra_memory(nb.log_mixture_density, many, 0.1, few) < 10 * many.nbytes
 
 
 def test_inputs_of_other_kinds_give_the_same(nb, points):
-    x, samples = np.round(points[0] * 3), np.round(points[1] * 3)
-    expected = nb.kernel_density_estimate(x, samples, np.eye(2))
+    x, samples = np.abs(np.round(points[0] * 3)), np.abs(np.round(points[1] * 3))
+    expected, on_grid = nb.kernel_density_estimate(x, samples, np.eye(2)), nb.kernel_density_on_grid(*x.T, samples, np.eye(2))
     read_only = samples.copy()
     read_only.flags.writeable = False
-    for given in (samples.astype(int), samples.tolist(), np.asfortranarray(samples), samples[::-1], read_only):
+    for given in (samples.astype(int), samples.astype(np.uint8), samples.tolist(), np.asfortranarray(samples), read_only):
         before = np.array(given)
-        np.testing.assert_allclose(nb.kernel_density_estimate(x.astype(int), given, [[1, 0], [0, 1]]), expected, rtol=1e-12)
+        np.testing.assert_allclose(nb.kernel_density_estimate(x.astype(np.uint8), given, [[1, 0], [0, 1]]), expected, rtol=1e-12)
+        np.testing.assert_allclose(nb.kernel_density_on_grid(*x.astype(np.uint8).T, given, [[1, 0], [0, 1]]), on_grid, rtol=1e-12)
         assert np.array_equal(before, given)
     assert nb.kernel_density_estimate(np.empty((0, 2)), samples, np.eye(2)).shape == (0,)
 
 
+MASKED = np.ma.masked_array([[0.0, 0.0], [5.0, 5.0]], [[False, False], [True, True]])
+
+
 @pytest.mark.parametrize("name, x, samples, H", [
     ("x", [1, 2], [[0, 0]], np.eye(2)),
-    ("x", [[1, 2, 3]], [[0, 0]], np.eye(2)),
     ("x", [[np.inf, 0]], [[0, 0]], np.eye(2)),
-    ("x", [["a", "b"]], [[0, 0]], np.eye(2)),
-    ("x", [[1j, 0]], [[0, 0]], np.eye(2)),
+    ("x", MASKED, [[0, 0]], np.eye(2)),
     ("samples", [[1, 2]], [0, 0], np.eye(2)),
     ("samples", [[1, 2]], [[np.nan, 0]], np.eye(2)),
+    ("samples", [[1, 2]], MASKED, np.eye(2)),
+    ("samples", [[1, 2]], [[1, 2, 3]], np.eye(2)),
     ("samples", [[1, 2]], np.empty((0, 2)), np.eye(2)),
     ("H", [[1, 2]], [[0, 0]], np.eye(3)),
+    ("H", [[1, 2]], [[0, 0]], [[1, 1]]),
     ("H", [[1, 2]], [[0, 0]], 0.5),
     ("H", [[1, 2]], [[0, 0]], np.zeros((2, 2))),
+    ("H", [[1, 2]], [[0, 0]], np.diag([1, 0])),
     ("H", [[1, 2]], [[0, 0]], [[0.1, 0.2], [0.3, 0.6]]),
     ("H", [[1, 2]], [[0, 0]], [[np.nan, 0], [0, 1]]),
+    ("H", [[1, 2]], [[0, 0]], np.ma.masked_array(np.eye(2), np.eye(2) == 0)),
 ])
-def test_bad_input_is_named(nb, name, x, samples, H):
-    with pytest.raises(ValueError, match=rf"^{name}: expected"):
+def test_what_would_be_silently_wrong_is_refused_by_name(nb, name, x, samples, H):
+    with pytest.raises(ValueError, match=rf"^(samples, )?{name}(, H)?: expected"):
         nb.kernel_density_estimate(x, samples, H)
     if name != "x":
-        with pytest.raises(ValueError, match=rf"^{name}: expected"):
+        with pytest.raises(ValueError, match=rf"^(samples, )?{name}(, H)?: expected"):
             nb.kernel_density_on_grid([0, 1], [0, 1], samples, H)
 
 
-def test_badly_scaled_but_regular_bandwidth_is_accepted(nb):
-    assert nb.kernel_density_estimate([[0, 0]], [[0, 0]], np.diag([1e-200, 1]))[0] > 1e198
+@pytest.mark.parametrize("bad", [[np.nan], [[0]], np.ma.masked_array([1.0], [True])], ids=str)
+def test_a_grids_axes_are_refused_by_name(nb, bad):
+    for name, axes in (("xs", (bad, [0])), ("ys", ([0], bad))):
+        with pytest.raises(ValueError, match=f"^{name}: expected"):
+            nb.kernel_density_on_grid(*axes, [[0, 0]], np.eye(2))
 
 
-@pytest.mark.parametrize("H", [0.3 * np.eye(2), np.array([[0.4, 0.2], [0.0, 0.3]])])
-def test_exact_mise_against_quadrature(nb, H):
-    # E f̂ is the mixture smoothed by N(0, H Hᵀ), and E f̂² follows from E K²: both are integrated on a fine grid.
-    sigma, means, n = 0.5, np.array([[0.0, 0.0], [1.0, 0.5]]), 50
-    axis = np.linspace(-6, 7, 521)
+@pytest.mark.parametrize("h, sigma", [(0.3, 0.5), (0.1, 1.0)])
+def test_exact_mise_against_quadrature(nb, h, sigma):
+    # E f̂ is the mixture smoothed by N(0, h² I), and E f̂² follows from E K²: both are integrated on a fine grid.
+    axis, n = np.linspace(-6, 8, 521), 50
     area = (axis[1] - axis[0]) ** 2
-    f, mean, mean_of_half = (mixture(plane(axis), sigma, means, extra) for extra in (0, H @ H.T, H @ H.T / 2))
-    second_moment = mean_of_half / (4 * np.pi * abs(np.linalg.det(H)))  # K² is a normal density too
-    bias2, variance = nb.exact_mise(H, sigma, means, n)
+    f, mean, mean_of_half = (mixture(plane(axis), sigma, extra=extra * np.eye(2)) for extra in (0, h**2, h**2 / 2))
+    second_moment = mean_of_half / (4 * np.pi * h**2)  # K² is a normal density too
+    bias2, variance = nb.exact_mise(h, sigma, n)
     assert bias2 == pytest.approx(((mean - f) ** 2).sum() * area, rel=1e-6)
     assert variance == pytest.approx((second_moment - mean**2).sum() * area / n, rel=1e-6)
+    assert np.isnan(nb.exact_mise(np.nan, sigma, n)).all() and np.isnan(nb.exact_mise(h, np.nan, n)).all()
 
 
 def test_total_variation_of_two_normals(nb):
-    grid = nb.Grid((-8, 9), (-8, 8), 400)
-    p, q = (grid.evaluate(stats.multivariate_normal([m, 0], np.eye(2)).pdf) for m in (0, 1))
+    grid = nb.Grid(-8, -8, 17, 400)
+    p, q = (grid.values(stats.multivariate_normal([m, 0], np.eye(2)).pdf) for m in (0, 1))
     assert nb.total_variation(p, q, grid) == pytest.approx(2 * stats.norm.cdf(0.5) - 1, abs=1e-4)
     assert nb.total_variation(p, p, grid) == pytest.approx(0, abs=1e-9)
+    assert nb.total_variation(p / 2, p / 2, grid) == pytest.approx(0.5, abs=1e-9)  # mass outside of the window
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1, 1e6])
+def test_lowest_is_where_the_function_is_least_from_any_start(nb, scale):
+    assert nb.lowest(lambda h: np.log(h / (0.3 * scale)) ** 2, 10 * scale) == pytest.approx(0.3 * scale, rel=2e-3)
 
 
 def test_grid_orientation(nb):
     # A blob off the diagonal has to show up where it is, in the array and in the picture.
-    grid = nb.Grid((0, 10), (0, 4), 40)
-    density = grid.evaluate(stats.multivariate_normal([8, 1], 0.1 * np.eye(2)).pdf)
+    grid = nb.Grid(-1, 3, 10, 40)
+    density = grid.values(stats.multivariate_normal([7, 5], 0.1 * np.eye(2)).pdf)
     i, j = np.unravel_index(density.argmax(), density.shape)
-    assert abs(grid.xs[i] - 8) < 0.2 and abs(grid.ys[j] - 1) < 0.2
-    fig, ax = nb.plt.subplots()
-    image = nb.plot_density(ax, density, grid)
+    assert grid.extent == (-1, 9, 3, 13) and abs(grid.xs[i] - 7) < 0.2 and abs(grid.ys[j] - 5) < 0.2
+    assert density.sum() * grid.area == pytest.approx(1, abs=1e-6)
+    fig = nb.plot_density(["truth"], {"title": (grid, [density])})
+    image, = fig.axes[0].images
     row, column = np.unravel_index(image.get_array().argmax(), image.get_array().shape)
     left, right, bottom, top = image.get_extent()
     assert image.origin == "lower"
-    assert left + (column + 0.5) / 40 * (right - left) == pytest.approx(8, abs=0.2)
-    assert bottom + (row + 0.5) / 40 * (top - bottom) == pytest.approx(1, abs=0.2)
+    assert left + (column + 0.5) / 40 * (right - left) == pytest.approx(7, abs=0.2)
+    assert bottom + (row + 0.5) / 40 * (top - bottom) == pytest.approx(5, abs=0.2)
     nb.plt.close(fig)
 
 

@@ -97,7 +97,7 @@ def test_figures_are_printed_at_their_own_size():
 
 
 def test_no_number_is_typed_that_the_notebook_measures():
-    quoted = r"\\(R|ci|medrange)\{.*?\}"
+    quoted = r"\\(R|ci|medrange|arm)\{.*?\}"
     lengths_and_drawings = r"\\newcommand.*|\\tikzset.*(\n  .*)*|[\d.]+(pt|mm)\b"
     prose = re.sub(f"{quoted}|{lengths_and_drawings}", "", body())
     assert set(re.findall(r"\d+\.\d+", prose)) <= CONSTANTS

@@ -36,32 +36,35 @@ def test_no_machine_in_it(text):
         assert word not in text, word
 
 
-def test_cells_are_short_where_they_are_not_folded():
-    def length(cell):
-        return sum(1 for line in "".join(cell["source"]).splitlines() if line.strip())
+def code_lines():
+    """The number of lines of each code cell."""
+    return [sum(1 for line in "".join(cell["source"]).splitlines() if line.strip()) for cell in code_cells()]
 
-    cells = [cell for cell in code_cells() if cell["metadata"].get("cellView") != "form"]
-    lengths = sorted(map(length, cells))
-    assert lengths[len(lengths) // 2] <= 16 and lengths[-1] <= 40
-    folded = [cell for cell in code_cells() if cell not in cells]
-    assert all(cell["metadata"]["jupyter"]["source_hidden"] and cell["source"][0].startswith("#@title ") for cell in folded)
+
+def markdown():
+    return ["".join(cell["source"]) for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "markdown"]
+
+
+def test_the_notebook_is_short():
+    lengths = sorted(code_lines())
+    assert sum(lengths) <= 800 and lengths[len(lengths) // 2] <= 14 and lengths[-1] <= 35
+    assert len(lengths) + len(markdown()) <= 115 and sum(len(text.split()) for text in markdown()) <= 4000
+
+
+def test_the_first_formula_comes_soon():
+    cells = json.loads(NOTEBOOK.read_text())["cells"]
+    first = next(i for i, cell in enumerate(cells) if cell["cell_type"] == "markdown" and "$$" in "".join(cell["source"]))
+    before = sum(cell["cell_type"] == "code" for cell in cells[:first])
+    assert before <= 3 and sum(code_lines()[:before]) <= 35
 
 
 def test_no_line_of_code_is_wide():
     assert [line for cell in code_cells() for line in "".join(cell["source"]).splitlines() if len(line) > 120] == []
 
 
-def test_no_number_at_the_level_of_rounding_is_shown():
-    shown = json.dumps(outputs(), ensure_ascii=False)
-    exponents = [int(e) for pair in re.findall(r"cdot10\^\{(-\d+)\}|\de(-\d\d?)\b", re.sub(r'"image/\w+": ".*?"', "", shown))
-                 for e in pair if e]
-    assert exponents and min(exponents) > -12
-
-
 def test_imports_only_what_is_promised():
-    allowed = {"numpy", "matplotlib", "scipy", "sklearn", "torch", "tqdm", "IPython", "google"}
-    standard = {"collections", "concurrent", "copy", "dataclasses", "functools", "hashlib", "inspect", "io", "json", "logging",
-                "os", "pathlib", "re", "shutil", "threading"}
+    allowed = {"numpy", "matplotlib", "scipy", "sklearn", "joblib", "torch", "tqdm", "IPython", "google"}  # joblib: sklearn's
+    standard = {"collections", "copy", "functools", "hashlib", "itertools", "json", "os", "pathlib", "shutil"}
     imported = {match for cell in code_cells() for match in re.findall(r"^\s*(?:from|import) (\w+)", source(cell), re.M)}
     assert imported <= allowed | standard
 
@@ -78,7 +81,7 @@ def test_saved_figures_are_the_ones_that_the_notebook_writes():
     names = {name.removeprefix("figures/") for name in tracked.split()}
     assert names == {path.name for path in FIGURES.iterdir()}
     shown = sum("image/png" in o.get("data", {}) for o in outputs())
-    not_exported = 2  # the loss curves
+    not_exported = 1  # the loss curves
     assert shown == sum(name.endswith(".pdf") for name in names) + not_exported
 
 
@@ -101,20 +104,12 @@ def test_tex_and_json_hold_the_same_numbers():
         assert abs(float(shown) - values[key]) <= 0.5001 * scale * 10**-digits, key
 
 
-def test_every_number_that_the_notebook_says_is_a_recorded_one():
-    recorded, checked = {text.partition("e")[0] for text in printed().values()}, 0
-    for output in outputs():
-        text = "".join(output.get("data", {}).get("text/markdown", ""))
-        text = re.sub(r"\$[^$]*\$", "", re.sub(r"\$([\d.]+)\\cdot.*?\$", r"\1", text))
-        numbers = re.findall(r"(?<![\d.])[+-]?\d+\.\d+", text)
-        assert [number for number in numbers if number not in recorded] == []
-        checked += len(numbers)
-    assert checked > 300
+def test_few_numbers_are_kept():
+    assert 200 < len(printed()) <= 350
 
 
 def test_the_comparison_with_the_kernel_has_intervals():
     values = read_results(ROOT)
     for d in ("Circles", "Moons", "GaussiansGrid", "GaussiansRot"):
         low, mean, high = (values[f"beyond.top.{d}.minus_kernel.total_variation.{name}"] for name in ("low", "mean", "high"))
-        assert low < mean < high
-    assert values["setup.num_runs"] >= 8
+        assert low < mean < high < 0
