@@ -1,7 +1,7 @@
 """A part of the notebook under conditions that may change speed, but no bit of what is trained and no digit of what is kept.
 
 Each condition runs this file as a program, which prints what it computed: the digest of trained weights, and measures of
-flows and kernel density estimates. They have to be equal to the bit, as a figure's file shows more digits than are recorded.
+flows and kernel density estimates. Weights have to be equal to the bit, measures to the eight digits that are kept of them.
 On an emulated processor, where all takes many times as long, weights of a short training have to do.
 """
 
@@ -82,16 +82,15 @@ def measure():
     digits, image_flow = nb.Digits(0), nb.CouplingFlow(8, dim=64, hidden=64)
     z = digits.to_normal(digits.train)
     nb.descend(image_flow, lambda: torch.from_numpy(z).float(), epochs=3, rate=0.003, weight_decay=1.0)
-    found["weights"] = digest(*numbers_of([*flows.values(), *members, image_flow]))
     for job in [(configuration, run, flow) for (configuration, run, _), flow in flows.items()]:
-        found[str(job[:2])] = np.ravel(nb.evaluate(*job)).tolist()
+        found[str(job[:2])] = nb.np.round(nb.evaluate(*job), 10).tolist()  # as the notebook does
     learned, truth = nb.learn_densities("Circles", 0, flows[nb.MOONS, 0, 20], members), nb.toy_truth(nb.CIRCLES)
-    found["learned"] = [float(nb.total_variation(truth, density, nb.TOY_GRIDS["Circles"])) for density in learned]
-    found["digits"] = [digest(z), nb.bandwidth_by_likelihood(z),
-                       digits.bits_per_pixel(lambda x: nb.flow_log_density(image_flow, x))]
-    found["mise"] = nb.simulated_mise("mixture_half", 0.1, np.random.default_rng(2)).tolist()
-    found["h"] = nb.lowest(lambda h: sum(nb.exact_mise(h, 0.5, 10_000)))
-    return found
+    found["learned"] = [nb.total_variation(truth, density, nb.TOY_GRIDS["Circles"]) for density in learned]
+    found["digits"] = nb.bandwidth_by_likelihood(z), digits.bits_per_pixel(lambda x: nb.flow_log_density(image_flow, x))
+    found["mise"] = nb.simulated_mise("mixture_half", 0.1, np.random.default_rng(2))
+    found["h"] = [nb.lowest(lambda h: sum(nb.exact_mise(h, 0.5, 10_000)))]
+    return {key: [f"{value:.8g}" for value in values] for key, values in found.items()} | {
+        "weights": digest(*numbers_of([*flows.values(), *members, image_flow])), "pixels": digest(z)}
 
 
 def kernels():
@@ -162,6 +161,7 @@ def said_of_the_arithmetic(*before):
     """What the notebook says of its arithmetic, in a process that has executed some statements before."""
     code = ["import os, torch", "torch.set_num_threads(1)", *before, "os.environ.setdefault('MKL_CBWR', 'COMPATIBLE')",
             "from notebook import code_cells, load_definitions, source", "nb = vars(load_definitions())",
+            "nb.update(data=nb['ToyDataset']('Moons', 1500))",
             "exec(next(text for text in map(source, code_cells()) if 'SAVED_DIGEST =' in text), nb)"]
     command = [sys.executable, "-c", "\n".join(code)]
     return subprocess.check_output(command, env={**clean_environment(), **ALONE}, text=True)

@@ -470,6 +470,8 @@ class Seen:
         expect(not any(None in batch for batch in batches), "log_probability gets samples that are not those of the data")
         centres = [*(centre for _, centre in notes), end.detach()]
         steps = [not torch.equal(before, after) for before, after in zip(centres, centres[1:])]
+        if batches[-1] in [batch for batch, step in zip(batches[:-1], steps) if not step]:
+            steps[-1] = False  # after a batch of validation: the best weights are loaded into the model
         self.training, self.validation = ([note for *note, step in zip(batches, centres, steps) if step == wanted]
                                           for wanted in (True, False))  # batches as lists of indices, the centre before each
         self.batches, self.epochs = [batch for batch, _ in self.training], len(self.losses[0])
@@ -541,6 +543,7 @@ def returned_weights(watch, num, kept):
     seen = watch(num=num, lowest_after=41.4, epochs=4, batch_size=250)
     found = [4 * step / len(seen.training) for step, centre in enumerate(seen.path) if torch.equal(centre, seen.returned)]
     which = {1: "first ones", 2: "ones of the lowest validation loss", 3: "ones of the lowest training loss", 4: "last ones"}
+    found = found[:1]  # the model may end with these weights as well
     expect(found == [kept], f"after 4 epochs it returns the {which.get(found[0] if found else 0, 'ones of no epoch')}")
 
 

@@ -2,31 +2,28 @@
 
     python benchmark.py [--quick]
 
-Prints Markdown tables and writes them to benchmark.md beside this file, and the numbers that the report quotes to
-benchmark.tex. --quick: fewer rounds, no tables 3 and 4, and no files.
+Prints Markdown tables and writes them to benchmark.md beside this file. --quick: fewer rounds, no tables 3 and 4, no file.
 """
-import importlib.util
 import itertools
 import math
 import multiprocessing
 import os
 import platform
 import resource
-import shutil
-import subprocess
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from statistics import mean, median
 from time import perf_counter
-from types import SimpleNamespace
 
 import numpy as np
 
 os.environ.setdefault("MKL_CBWR", "COMPATIBLE")  # as in the notebook, before torch multiplies
+os.environ.setdefault("TQDM_DISABLE", "1")
 import torch
 import torch.nn.functional as F
-from notebook import NOTEBOOK, load_definitions
+from notebook import execute_alone, load_definitions
 from reference import LEARNING_RATE, log_probability, plain_loop, train_epoch
 from scipy.spatial.distance import cdist
 from scipy.stats import gaussian_kde
@@ -35,15 +32,15 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 from torch.distributions import MultivariateNormal
 
-nb = SimpleNamespace(**load_definitions(NOTEBOOK))
+nb = load_definitions()
 torch.set_num_threads(1)  # more are no faster at this size, and lose much time to each other when the machine is busy
 threadpool_limits(1)
 
 NUM_LAYERS, NUM_POINTS, BATCH_SIZE = 4, 1500, 64
 LOOP, MANY, SCIPY = "assignment's loop", "`train_together`, 34 flows", "SciPy `gaussian_kde`"
 ON_GRID, AT_POINTS, FFT = "`kernel_density_on_grid`", "`kernel_density_estimate`", "KDEpy `FFTKDE`"
-HERE = Path(__file__).parent
-LINES, QUOTED = [], {}
+OUT = Path(__file__).parent / "benchmark.md"
+LINES = []
 
 
 def say(text):
@@ -62,14 +59,12 @@ def short(number):
     return f"{number:,.{max(0, 2 - math.floor(math.log10(number)))}f}"
 
 
-def ratio(above, below, key=None):
-    """The ratio of the medians, and the smallest and largest ratio within one round; kept under `key` for the report."""
+def ratio(above, below):
+    """The ratio of the medians, and the smallest and largest ratio within one round."""
     if above is below:
         return "1"
     each = [a / b for a, b in zip(above, below, strict=True)]
     middle, low, high = map(short, (median(above) / median(below), min(each), max(each)))
-    if key:
-        QUOTED.update({f"{key}.median": middle, f"{key}.low": low, f"{key}.high": high})
     return f"{middle} ({low}–{high})"
 
 
@@ -159,7 +154,7 @@ def flow_contestants(data, batches, epochs):
 
 
 def table_of_steps(rounds, epochs=50):
-    """Table 1; returns the seconds of one step of the assignment's loop."""
+    """Table 1."""
     data = nb.ToyDataset("Moons", NUM_POINTS)
     torch.manual_seed(8)
     expected, _ = zip(*plain_loop(AssignmentFlow(), data, 5, BATCH_SIZE))
@@ -175,9 +170,7 @@ def table_of_steps(rounds, epochs=50):
     for name, times in step.items():
         model = LIBRARIES[name]()[0] if name in LIBRARIES else AssignmentFlow()
         size = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        key = name.translate(str.maketrans(" ", "_", "`',"))
-        rows.append([name, f"{size:,}", short(1e3 * median(times)), ratio(step[LOOP], times, f"benchmark.loop_over.{key}"),
-                     ratio(times, step[MANY])])
+        rows.append([name, f"{size:,}", short(1e3 * median(times)), ratio(step[LOOP], times), ratio(times, step[MANY])])
     say("## 1. One optimisation step of one flow")
     say_table(["", "learnable parameters", "ms per flow and step", f"{LOOP} ÷ this", f"this ÷ {MANY}"], rows)
     say(f"""{NUM_LAYERS} affine coupling layers in the plane, {NUM_POINTS} samples, batches of {BATCH_SIZE}
@@ -187,16 +180,12 @@ The assignment's loop is timed without its progress bar and its copies of the be
 and batching the data and the validation; the libraries' rows are training steps alone, on batches cut beforehand.
 Where the libraries differ:""")
     say("\n".join(f"- {name}: {build.__doc__}" for name, build in LIBRARIES.items()))
-    return median(step[LOOP])
-
-
-def train_task_10(_):
+def train_task_10():
     """Seconds to train the 34 flows of Task 10 with this process's arithmetic, and the total variation of each."""
-    arms = {f"K{K}": nb.Arm("GaussiansRot", num_layers=K, epochs=250) for K in (2, 4)}
-    start = perf_counter()
-    runs = nb.train_arms(arms, range(17))
-    seconds = perf_counter() - start
-    return seconds, [nb.evaluate(arm, run)["total_variation"] for name, arm in arms.items() for run in runs[name]]
+    nb.NUM_RUNS, start = 17, perf_counter()
+    trained = nb.side_by_side(nb.train_runs, [(nb.FIVE,), (nb.K2,)], [[250], [250]])
+    seconds, flows = perf_counter() - start, trained[0] | trained[1]
+    return seconds, [nb.evaluate(configuration, run, flow)[0] for (configuration, run, _), flow in flows.items()]
 
 
 def table_of_bits(rounds):
@@ -204,17 +193,15 @@ def table_of_bits(rounds):
     seconds, found = {"AUTO": [], "COMPATIBLE": []}, {}
     for _, setting in itertools.product(range(rounds), seconds):
         os.environ["MKL_CBWR"] = setting
-        with multiprocessing.get_context("spawn").Pool(1) as pool:  # which reads the setting before its first product
-            elapsed, found[setting] = pool.apply(train_task_10, (None,))
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:  # reads it before its first product
+            elapsed, found[setting] = pool.submit(train_task_10).result()
         seconds[setting].append(elapsed)
-    moved = np.subtract(found["AUTO"], found["COMPATIBLE"])
+    moved = np.abs(np.subtract(found["AUTO"], found["COMPATIBLE"]))
     say("## 4. Fixed bits")
     say_table(["34 flows of Task 10, MKL_CBWR", "seconds", "this ÷ AUTO"],
-              [[name, short(median(times)), ratio(times, seconds["AUTO"], "benchmark.fixed_over_free")]
-               for name, times in seconds.items()])
-    QUOTED["benchmark.free_bits.largest_total_variation"] = short(np.abs(moved).max())
+              [[name, short(median(times)), ratio(times, seconds["AUTO"])] for name, times in seconds.items()])
     say(f"""Medians of {rounds} rounds, in parentheses the range. Fixing the bits or not changes the total variation of a single
-run by up to {short(np.abs(moved).max())}, in the median by {short(np.median(np.abs(moved)))}.""")
+run by up to {short(moved.max())}, in the median by {short(np.median(moved))}.""")
 
 
 def white_samples(num_samples):
@@ -228,7 +215,7 @@ def kde_contestants(samples, grid_size, h):
     """{name: function without arguments that estimates the density}; and the points."""
     from KDEpy import FFTKDE
 
-    grid, H = nb.Grid((-3.5, 3.5), (-3.5, 3.5), grid_size), h * np.eye(2)
+    grid, H = nb.Grid(-3.5, -3.5, 7, grid_size), h * np.eye(2)
     return {
         ON_GRID: lambda: nb.kernel_density_on_grid(grid.xs, grid.ys, samples, H),
         AT_POINTS: lambda: nb.kernel_density_estimate(grid.points, samples, H),
@@ -278,8 +265,7 @@ def table_of_estimates(rounds):
         for name, times in seconds.items():
             off = np.abs(np.ravel(densities[name]) - exact)
             assert name == FFT or off.max() < 1e-9, f"{name} estimates something else"
-            key = "benchmark.scipy_over.{}.h_{}".format(name.translate(str.maketrans(" ", "_", "`")), h)
-            rows.append([name, h, short(median(times)), ratio(seconds[SCIPY], times, key), f"{off.max() / exact.max():.0e}",
+            rows.append([name, h, short(median(times)), ratio(seconds[SCIPY], times), f"{off.max() / exact.max():.0e}",
                          f"{(off[seen] / exact[seen]).max():.0e}", memory[name]])
         scipy_seconds.append(median(seconds[SCIPY]))
     say("## 2. Kernel density estimates")
@@ -305,27 +291,29 @@ def table_of_growth(rounds):
                "extra memory, MB"], rows)
 
 
-def table_of_notebook(step_seconds, scipy_seconds):
-    say("## 3. The whole notebook")
-    if not importlib.util.find_spec("nbconvert"):
-        return say("Left out: nbconvert, which executes the notebook, is not installed.")
+def seconds_per_step(epochs=100):
+    """Of the assignment's loop, now."""
+    start = perf_counter()
+    list(plain_loop(AssignmentFlow(), nb.ToyDataset("Moons", NUM_POINTS), epochs, BATCH_SIZE))
+    return (perf_counter() - start) / (epochs * math.ceil(int(0.9 * NUM_POINTS) / BATCH_SIZE))
+
+
+def table_of_notebook(scipy_seconds):
+    before = seconds_per_step()
     with tempfile.TemporaryDirectory() as folder:
-        execute = [sys.executable, "-m", "nbconvert", "--log-level=ERROR", "--to", "notebook", "--execute", "--inplace"]
         start = perf_counter()
-        done = subprocess.run([*execute, shutil.copy(NOTEBOOK, folder)], capture_output=True, text=True)
+        execute_alone(Path(folder))
         whole = perf_counter() - start
-    if done.returncode:
-        sys.exit(f"the notebook did not run:\n{done.stderr}")
     per_epoch, per_epoch_3000 = (math.ceil(int(0.9 * n) / BATCH_SIZE) for n in (NUM_POINTS, 3000))
     epochs = {9: 3 * 500 + 1000, 10: 2 * 250, 11: 400, 12: 2 * 250}  # by task, with 1500 samples
     steps = sum(epochs.values()) * per_epoch + 400 * per_epoch_3000
-    training, estimates = steps * step_seconds, 9 * scipy_seconds
+    training, estimates = steps * (before + seconds_per_step()) / 2, 9 * scipy_seconds
     rows = [["the notebook, executed once", whole], ["the assignment's route, projected", training + estimates],
             [f"– {steps:,} steps of the {LOOP}", training], [f"– nine estimates by {SCIPY}", estimates]]
-    say_table(["", "seconds", "÷ the notebook"], [[name, short(t), short(t / whole)] for name, t in rows])
-    for key, t in (("notebook", whole), ("handout_route", training + estimates)):
-        QUOTED[f"benchmark.{key}.seconds"] = short(t)
-    say(f"""The notebook is timed once, as it stands; the rest is projected from tables 1 and 2. It also runs its checks and
+    say("## 3. The whole notebook")
+    say_table(["", "seconds", "÷ the notebook", "the notebook ÷ this"],
+              [[name, short(t), short(t / whole), short(whole / t)] for name, t in rows])
+    say(f"""The notebook is timed once, as it stands, a step of the loop right before and after it. It also runs its checks and
 draws its figures, trains {nb.NUM_RUNS} runs of each flow and the controls, and what comes after Task 12; the
 assignment's route trains each flow once and draws nothing.""")
 
@@ -336,29 +324,22 @@ def machine():
     except (OSError, StopIteration):
         cpu = platform.processor() or platform.machine()
     return (f"{cpu}, {os.cpu_count()} cores, {platform.system()}; Python {platform.python_version()}, "
-            f"PyTorch {torch.__version__}, NumPy {np.__version__}. `train_together` uses a thread for each "
+            f"PyTorch {torch.__version__}, NumPy {np.__version__}. `train_together` uses a process for each "
             "stack, all else in tables 1 and 2 one thread.")
-
-
-def write_files():
-    """benchmark.md, and benchmark.tex with a macro for each number that the report may quote."""
-    macros = [rf"\expandafter\def\csname result:{key}\endcsname{{{text.replace(',', '')}}}" for key, text in QUOTED.items()]
-    for name, text in (("benchmark.md", "\n\n".join(LINES)), ("benchmark.tex", "\n".join(macros))):
-        part = HERE / f".{name}.part"
-        part.write_text(text + "\n", encoding="utf-8")
-        os.replace(part, HERE / name)
 
 
 def main(quick):
     say("# Benchmark")
     say(machine())
-    step_seconds = table_of_steps(rounds=2 if quick else 5)
+    table_of_steps(rounds=2 if quick else 5)
     scipy_seconds = table_of_estimates(rounds=2 if quick else 5)
     table_of_growth(rounds=1 if quick else 3)
     if not quick:
-        table_of_notebook(step_seconds, scipy_seconds)
+        table_of_notebook(scipy_seconds)
         table_of_bits(rounds=2)
-        write_files()
+        part = OUT.with_suffix(".part")
+        part.write_text("\n\n".join(LINES) + "\n", encoding="utf-8")
+        part.replace(OUT)
 
 
 if __name__ == "__main__":
