@@ -12,7 +12,6 @@ import platform
 import resource
 import sys
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from statistics import mean, median
 from time import perf_counter
@@ -181,10 +180,10 @@ and batching the data and the validation; the libraries' rows are training steps
 Where the libraries differ:""")
     say("\n".join(f"- {name}: {build.__doc__}" for name, build in LIBRARIES.items()))
 def train_task_10():
-    """Seconds to train the 34 flows of Task 10 with this process's arithmetic, and the total variation of each."""
+    """Seconds to train the 34 flows of Task 10 in this process, with its arithmetic, and the total variation of each."""
     nb.NUM_RUNS, start = 17, perf_counter()
-    trained = nb.side_by_side(nb.train_runs, [(nb.FIVE,), (nb.K2,)], [[250], [250]])
-    seconds, flows = perf_counter() - start, trained[0] | trained[1]
+    flows = nb.train_runs([nb.FIVE], [250]) | nb.train_runs([nb.K2], [250])
+    seconds = perf_counter() - start
     return seconds, [nb.evaluate(configuration, run, flow)[0] for (configuration, run, _), flow in flows.items()]
 
 
@@ -193,8 +192,8 @@ def table_of_bits(rounds):
     seconds, found = {"AUTO": [], "COMPATIBLE": []}, {}
     for _, setting in itertools.product(range(rounds), seconds):
         os.environ["MKL_CBWR"] = setting
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:  # reads it before its first product
-            elapsed, found[setting] = pool.submit(train_task_10).result()
+        with multiprocessing.get_context("spawn").Pool(1) as pool:  # which reads the setting before its first product
+            elapsed, found[setting] = pool.apply(train_task_10)
         seconds[setting].append(elapsed)
     moved = np.abs(np.subtract(found["AUTO"], found["COMPATIBLE"]))
     say("## 4. Fixed bits")
