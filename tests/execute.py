@@ -1,7 +1,7 @@
 """Execute a notebook in its folder and show how far it is: python execute.py NOTEBOOK [OUT]
 
 OUT (NOTEBOOK itself by default) appears only once every cell has run. What would differ at the next execution is not
-saved: times, the version of Python, progress bars.
+saved: times, the version of Python, progress bars, and whether what a cell prints came in one piece or in several.
 """
 
 import os
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from tqdm import tqdm
 from traitlets.config import Config
 
@@ -26,6 +27,7 @@ def execute(path, out):
                                 on_cell_execute=lambda cell, cell_index: bar.set_description(f"{cell.source:.24}".split("\n")[0]),
                                 on_cell_complete=lambda cell, cell_index: bar.update())
         client.execute(env={**os.environ, "TQDM_DISABLE": "1"})
+    notebook, _ = CoalesceStreamsPreprocessor(enabled=True).preprocess(notebook, {})
     notebook.metadata = {key: value for key, value in notebook.metadata.items() if key in KEPT}
     notebook.metadata["language_info"] = {"name": "python", "file_extension": ".py"}
     part = out.with_name(f".part-{out.name}")

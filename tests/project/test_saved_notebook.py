@@ -31,6 +31,12 @@ def test_no_error_and_nothing_on_stderr(text):
     assert not any("execution" in cell["metadata"] for cell in code_cells())  # times would differ at every run
 
 
+def test_what_a_cell_prints_is_saved_in_one_piece():
+    for cell in code_cells():  # pieces would depend on the speed of the machine
+        kinds = [output["output_type"] for output in cell["outputs"]]
+        assert ("stream", "stream") not in zip(kinds, kinds[1:])
+
+
 def test_no_machine_in_it(text):
     for word in ("np.Inf", "/root/", "/home/", "/Users/", str(ROOT)):
         assert word not in text, word
