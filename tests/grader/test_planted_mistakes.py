@@ -105,7 +105,7 @@ IN_OURS = [
     (LAYER, "s is not masked", "free * self.scale_factor * self.s_func(kept)", "self.scale_factor * self.s_func(kept)"),
     (LAYER, "summed over the batch", "return x * torch.exp(s) + t, s.sum(-1)", "return x * torch.exp(s) + t, s.sum()"),
     (LAYER, "it has the wrong sign", "+ t, s.sum(-1)", "+ t, -s.sum(-1)", "exp(-s), -s.sum(-1)", "exp(-s), s.sum(-1)"),
-    (FLOW, "inverted in the wrong order", "in reversed(self.layers):", "in self.layers:"),
+    (FLOW, "inverted in the wrong order", "in reversed(self.layers)]", "in self.layers]"),
     (FLOW, "the samples of the prior are missing", "[0])\n        return samples", "[0])\n        return samples[1:]"),
     (DATASETS, "sigma² is used as the standard deviation", "cluster_std=0.1**0.5", "cluster_std=0.1"),
     (ESTIMATE, "H is squared", "np.linalg.inv(H)", "np.linalg.inv(H @ H)"),

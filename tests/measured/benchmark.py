@@ -181,10 +181,13 @@ Where the libraries differ:""")
     say("\n".join(f"- {name}: {build.__doc__}" for name, build in LIBRARIES.items()))
 def train_task_10():
     """Seconds to train the 34 flows of Task 10 in this process, with its arithmetic, and the total variation of each."""
-    nb.NUM_RUNS, start = 17, perf_counter()
-    flows = nb.train_runs([nb.FIVE], [250]) | nb.train_runs([nb.K2], [250])
+    start, trained = perf_counter(), {}
+    for configuration in (nb.TASK_10["K=2"], nb.TASK_10["K=4"]):
+        flows, sets = zip(*(nb.prepare(configuration, run) for run in range(17)))
+        (stacked, _), = nb.train_stack(flows, sets, [250]).values()
+        trained[configuration] = nb.unstack(stacked, flows)
     seconds = perf_counter() - start
-    return seconds, [nb.evaluate(configuration, run, flow)[0] for (configuration, run, _), flow in flows.items()]
+    return seconds, [nb.measure(configuration, *each)[0] for configuration, runs in trained.items() for each in enumerate(runs)]
 
 
 def table_of_bits(rounds):
