@@ -28,8 +28,6 @@ def kernels(values):
             all(min((0.1, 0.5, 1.0), key=lambda h, name=name: error(name, h)) == h for name, h in best.items()),
         "half the sigma asks for less than half the bandwidth":
             values["part1.task4.narrow mixture.best h"] < values["part1.task4.wide mixture.best h"] / 2,
-        "0.5 is fair for the wide mixture and poor for the others":
-            2 * error("wide mixture", 0.5) < min(error("narrow mixture", 0.5), error("spiral", 0.5)),
         "wide mixture, narrow mixture, spiral, from easy to hard, and the intervals are far apart":
             apart(values, *(f"part1.task4.{name}.at best h" for name in ("wide mixture", "narrow mixture", "spiral"))),
         "at 0.1 the narrow mixture has the least error of the three": error("narrow mixture", 0.1) == min(
@@ -79,9 +77,12 @@ def depth(values):
 
 
 def samples(values):
+    def mean(second, first):
+        return values[f"part2.task11.{second} against {first}.mean change.mean"]
+
     both = closer(values, "task11", "N=3000", "N=1500")
-    alone = [closer(values, "task11", *pair) for pair in (
-        ("N=3000 205 epochs", "N=1500"), ("N=3000", "N=1500 782 epochs"))]
+    fixed_steps = ("N=3000 205 epochs", "N=1500"), ("N=3000", "N=1500 782 epochs")
+    alone = [closer(values, "task11", *pair) for pair in fixed_steps]
     gap = {label: median(values, "task11", label, "generalization gap")
            for label in ("N=1500", "N=3000", "N=1500 782 epochs", "N=3000 205 epochs")}
     return {
@@ -90,8 +91,8 @@ def samples(values):
         "at as many steps, more samples more than halve the gap":
             gap["N=3000 205 epochs"] < 0.5 * gap["N=1500"] and gap["N=3000"] < 0.5 * gap["N=1500 782 epochs"],
         "but show no clear change in total variation": all(low < 0 < high for _, low, high in alone),
-        "more steps alone lower it with 3000 samples": closer(values, "task11", "N=3000", "N=3000 205 epochs")[2] < 0,
-        "with 1500 not clearly": closer(values, "task11", "N=1500 782 epochs", "N=1500")[2] > 0,
+        "by the means, most of the gain comes with the steps":
+            all(mean("N=1500 782 epochs", "N=1500") < mean(*pair) > mean("N=3000", "N=3000 205 epochs") for pair in fixed_steps),
     }
 
 
