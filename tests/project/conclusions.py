@@ -63,6 +63,9 @@ def closer(values, task, second, first):
 
 
 def depth(values):
+    def mean_change(first):
+        return values[f"part2.task10.K=4 against {first}.mean change.mean"]
+
     controls = "K=2 500 epochs", "K=2 width 46", "K=2 width 46, 500 epochs"
     change = {first: closer(values, "task10", "K=4", first) for first in ("K=2", *controls)}
     error = {label: median(values, "task10", label, "total variation") for label in (*change, "K=4", "K=8")}
@@ -71,6 +74,8 @@ def depth(values):
         "and than two wide ones, two trained twice as long, or both, in every run":
             all(change[first][0] == 8 for first in controls),
         "which come closer than two narrow ones": all(error["K=4"] < error[label] < error["K=2"] for label in controls),
+        "size and time explain more than half of it":
+            mean_change("K=2 width 46, 500 epochs") > 0.5 * mean_change("K=2"),
         "two layers fit the training data badly already": ranges_apart(values, "task10", "training KL", "K=4", "K=2"),
         "eight layers gain again in all eight runs": values["part2.task10.K=8 against K=4.closer"] == 8,
     }
