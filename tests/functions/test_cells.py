@@ -1,7 +1,10 @@
 """Cells that check or draw something, for other seeds and settings than the notebook's; what is kept of a number, and how."""
 
+import functools
+
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from notebook import code_cells, source
@@ -33,9 +36,10 @@ def test_a_check_does_not_pass_by_its_seed(nb, monkeypatch, word):
     monkeypatch.setattr(nb, "NUM_SAMPLES", 300)
     monkeypatch.setattr(nb, "save_figure", lambda fig, name: nb.plt.close(fig))
     monkeypatch.setattr(nb, "truths", {name: grid.values(nb.DENSITIES[name]) for name, grid in nb.GRIDS.items()}, raising=False)
+    close = functools.partial(torch.testing.assert_close, rtol=0, atol=1e-10)  # as in the notebook
     for seed in SEEDS:
         samples = {"spiral": nb.sample_spiral(100, np.random.default_rng(seed))}
-        exec(text.replace(old, new.format(seed=seed)), {**vars(nb), "samples": samples})
+        exec(text.replace(old, new.format(seed=seed)), {**vars(nb), "samples": samples, "assert_close": close})
 
 
 def test_figures_are_white_whatever_style_was_on_before(nb):
