@@ -1,10 +1,7 @@
-"""The notebook from outside: its cells, what they define, what they show, and a run of all of it in another process."""
+"""The notebook from outside: its cells, what they define, and what they show."""
 
 import ast
 import json
-import os
-import subprocess
-import sys
 import types
 from pathlib import Path
 
@@ -45,14 +42,6 @@ def load_definitions():
     return nb
 
 
-def execute(path, **environment):
-    """Run a notebook in its folder; returns the path of the executed copy."""
-    command = [sys.executable, str(ROOT / "tests" / "execute.py"), path.name, "executed.ipynb"]
-    done = subprocess.run(command, cwd=path.parent, env={**os.environ, **environment}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return path.with_name("executed.ipynb")
-
-
 def shown(path=NOTEBOOK):
     """What each code cell shows as text, but for the names of objects that stand for pictures."""
     texts = []
@@ -61,8 +50,3 @@ def shown(path=NOTEBOOK):
         each = ["".join(one.get("text/markdown", one.get("text/plain", ""))) for one in data]
         texts.append([text for text in each if not text.startswith("<")])
     return texts
-
-
-def results(folder=ROOT):
-    """The numbers that a run of the notebook in a folder has written."""
-    return {key: float(text) for key, text in json.loads((folder / "figures" / "results.json").read_text()).items()}

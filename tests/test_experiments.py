@@ -56,12 +56,6 @@ def test_what_is_quoted_of_repetitions_is_what_is_kept(nb, monkeypatch):
 # Pictures ------------------------------------------------------------------------
 
 
-@pytest.fixture(autouse=True)
-def no_figure_stays_open(nb):
-    yield
-    nb.plt.close("all")
-
-
 def test_a_blob_off_the_diagonal_is_drawn_where_it_is(nb):
     grid = nb.Grid(-1, 3, 10, 40)
     density = grid.values(stats.multivariate_normal([7, 5], 0.1 * np.eye(2)).pdf)

@@ -20,7 +20,7 @@ import time
 import nbformat
 import pytest
 
-from cells import NOTEBOOK, ONE_THREAD, ROOT, cells, execute, shown, sources
+from cells import NOTEBOOK, ONE_THREAD, ROOT, cells, shown, sources
 from needs import CHROMIUM, COLAB, MISSING
 
 pytestmark = [pytest.mark.slow, pytest.mark.first]
@@ -82,7 +82,7 @@ def alone(base, environment, request):
     """The folder of the notebook, when all its cells have run as in Colab."""
     path = write_shortened(base / "parent" / "alone")
     if "browser" in MISSING:
-        execute(path, **environment).replace(path)
+        subprocess.run([sys.executable, ROOT / "tests" / "execute.py", path], env=environment, check=True)
     else:
         request.getfixturevalue("page")
     return path.parent
