@@ -15,8 +15,7 @@ NEEDS = {  # name: whether it is here, what it is, what is not checked without
     "latex": (all(map(shutil.which, ("latexmk", "pdflatex", "bibtex"))), "LaTeX", "the report typeset anew"),
     "browser": (CHROMIUM and importlib.util.find_spec("playwright"), "Chromium", "Run all in a browser"),
     "colab": (COLAB.exists(), "Colab's versions for this Python", "the notebook on them"),
-    "emulator": (platform.machine() == "x86_64" and shutil.which("qemu-x86_64"), "qemu-x86_64",
-                 "the bits on a processor of another maker"),
+    "emulator": (platform.machine() == "x86_64" and shutil.which("qemu-x86_64"), "qemu-x86_64", "other makers' bits"),
     "mkl": (torch.backends.mkl.is_available(), "a PyTorch with MKL", "the digits of what is trained"),
 }
 MISSING = {need: f"without {what}, not checked: {unchecked}"

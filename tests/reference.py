@@ -9,7 +9,6 @@ from scipy.stats import multivariate_normal, norm
 from torch.utils.data import DataLoader, random_split
 
 MEANS = np.array([[0.0, 0.0], [0.0, 2.0], [2.0, 0.0], [2.0, 2.0]])
-LEARNING_RATE = 1e-3
 
 
 def plane(xs, ys=None):
@@ -77,7 +76,7 @@ def plain_loop(model, data, epochs, batch_size=64):
     num_train = int(len(data) * 0.9)
     parts = random_split(data, [num_train, len(data) - num_train])
     train_loader, valid_loader = (DataLoader(part, batch_size=batch_size) for part in parts)
-    optimizer, like = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE), next(model.parameters())
+    optimizer, like = torch.optim.Adam(model.parameters(), lr=1e-3), next(model.parameters())
 
     def loss_of(batch):
         return -model.log_probability(batch.to(like)).mean(0)
