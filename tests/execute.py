@@ -24,8 +24,8 @@ def execute(path, out):
     with tqdm(total=len(code), unit=" cells", ncols=100) as bar:
         client = NotebookClient(notebook, timeout=None, record_timing=False, config=ENCRYPTED,
                                 resources={"metadata": {"path": str(path.parent)}},
-                                on_cell_execute=lambda cell, cell_index: bar.set_description(f"{cell.source:.24}".split("\n")[0]),
-                                on_cell_complete=lambda cell, cell_index: bar.update())
+                                on_cell_execute=lambda cell, **_: bar.set_description(cell.source[:24].split("\n")[0]),
+                                on_cell_executed=lambda **_: bar.update())
         client.execute(env={**os.environ, "TQDM_DISABLE": "1"})
     notebook, _ = CoalesceStreamsPreprocessor(enabled=True).preprocess(notebook, {})
     notebook.metadata = {key: value for key, value in notebook.metadata.items() if key in KEPT}

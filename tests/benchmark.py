@@ -1,0 +1,64 @@
+"""Program: prints how long training and estimates take in the notebook, the handout's loop, SciPy and scikit-learn."""
+
+import os
+import platform
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+import torch
+from scipy.stats import gaussian_kde
+from sklearn.neighbors import KernelDensity
+from threadpoolctl import threadpool_limits
+from torch.distributions import MultivariateNormal
+
+from cells import load_definitions
+from reference import plain_loop, plane
+
+nb = load_definitions()
+threadpool_limits(1)  # more are no faster at this size, and lose much time to each other when the machine is busy
+ROUNDS, EPOCHS, NUM_LAYERS, STEPS = 5, 50, 4, 22
+
+
+def compare(title, contestants):
+    """Print a table of {name: (function, how many things it does)}: seconds for one, and relative to the first."""
+    seconds = {name: [] for name in contestants}
+    for _ in range(ROUNDS):  # in turns, so that the machine's moods meet all alike
+        for name, (function, count) in contestants.items():
+            start = perf_counter()
+            function()
+            seconds[name].append((perf_counter() - start) / count)
+    first = next(iter(seconds.values()))
+    print(f"\n| {title} | seconds | times faster than the first (range over {ROUNDS} rounds) |\n|---|---:|---:|")
+    for name, each in seconds.items():
+        faster = sorted(a / b for a, b in zip(first, each))
+        print(f"| {name} | {median(each):.2g} | {median(faster):.3g} ({faster[0]:.3g} to {faster[-1]:.3g}) |")
+
+
+def assignments_flow():
+    """The flow with the assignment's prior."""
+    flow = nb.CouplingFlow(NUM_LAYERS)
+    flow.prior = MultivariateNormal(torch.zeros(2), torch.eye(2))
+    return flow
+
+
+def together(count):
+    models = [nb.CouplingFlow(NUM_LAYERS) for _ in range(count)]
+    return lambda: nb.train_together(models, [data] * count, EPOCHS), EPOCHS * STEPS * count
+
+
+print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, PyTorch {torch.__version__}")
+data = nb.ToyDataset("Moons", 1500)
+compare("one step of one flow", {
+    "the assignment's loop": (lambda: list(plain_loop(assignments_flow(), data, EPOCHS)), EPOCHS * STEPS),
+    "`train`": (lambda: nb.train(nb.CouplingFlow(NUM_LAYERS), data, EPOCHS), EPOCHS * STEPS),
+    **{f"`train_together`, {count} flows": together(count) for count in (10, 34)}})
+
+samples, xs = nb.sample_gaussian_mixture(10_000, 0.5, nb.MEANS, np.random.default_rng(0)), np.linspace(-2, 4, 100)
+points, h, H = plane(xs), 0.2, 0.2 * np.eye(2)
+compare("an estimate, 10 000 samples, 100 × 100 points", {
+    "SciPy `gaussian_kde`": (lambda: gaussian_kde(samples.T, h)(points.T), 1),
+    "scikit-learn `KernelDensity`": (
+        lambda: KernelDensity(bandwidth=h, rtol=0, atol=0).fit(samples).score_samples(points), 1),
+    "`kernel_density_estimate`": (lambda: nb.kernel_density_estimate(points, samples, H), 1),
+    "`kernel_density_on_grid`": (lambda: nb.kernel_density_on_grid(xs, xs, samples, H), 1)})

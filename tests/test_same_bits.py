@@ -1,0 +1,43 @@
+"""Training gives other bits elsewhere, or the notebook does not say so: end of its section "Many flows at once"."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from cells import ONE_THREAD, ROOT
+
+pytestmark = pytest.mark.slow
+
+
+def prints(what, *emulator, **condition):
+    """What a function of train_briefly.py prints in a process of its own, under some conditions."""
+    environment = {key: value for key, value in os.environ.items() if key not in ("MKL_CBWR", "ATEN_CPU_CAPABILITY")}
+    environment |= {**ONE_THREAD, "TQDM_DISABLE": "1", "LOKY_MAX_CPU_COUNT": "1", "PYTHONPATH": str(ROOT / "tests")}
+    command = [*emulator, sys.executable, "-c", f"import train_briefly; train_briefly.{what}()"]
+    done = subprocess.run(command, env=environment | condition, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.needs("mkl", "emulator")
+def test_an_emulated_processor_of_another_maker_gives_the_same_bits():
+    other = "Haswell-noTSX" if "AuthenticAMD" in Path("/proc/cpuinfo").read_text() else "EPYC-Milan"
+    assert prints("digest", "qemu-x86_64", "-cpu", other) == prints("digest")
+
+
+@pytest.mark.needs("mkl")
+def test_the_notebook_says_which_arithmetic_it_has():
+    assert prints("said") == "The arithmetic is that of the saved run.\n"
+    assert "another arithmetic" in prints("said", MKL_CBWR="AUTO")
+
+
+def test_training_takes_no_square_root_from_mkl(nb):
+    # Those are not rounded correctly, whatever MKL_CBWR says, so that another processor may round them otherwise.
+    with torch.profiler.profile() as used:
+        nb.train(nb.CouplingFlow(2), nb.ToyDataset("Moons", 100), 2)
+    names = {event.name for event in used.events()}
+    assert "aten::mul" in names and not [name for name in names if "sqrt" in name]
