@@ -14,9 +14,7 @@ from reference import log_kernel_estimate, normal, randomised, train_epoch
 def with_modes(nb, seed, dim=2):
     """A flow with a mixture as prior, all of it drawn anew."""
     torch.manual_seed(seed)
-    flow = nb.CouplingFlow(2, dim, hidden=8)
-    flow.prior = nb.MixturePrior(5, dim)
-    return randomised(flow)
+    return randomised(nb.CouplingFlow(2, dim, hidden=8, prior=nb.MixturePrior(5, dim)))
 
 
 @pytest.mark.parametrize("dim", [2, 5])
@@ -25,6 +23,8 @@ def test_mixture_prior_is_the_mixture(nb, dim):
     each = [np.log(w) + stats.norm(mean.tolist(), np.exp(log_sd.tolist())).logpdf(z).sum(1)
             for w, mean, log_sd in zip(torch.softmax(prior.logits, 0).tolist(), prior.means, prior.log_sds)]
     torch.testing.assert_close(prior.log_prob(z).detach(), torch.from_numpy(logsumexp(each, axis=0)))
+    mean = torch.softmax(prior.logits, 0) @ prior.means
+    torch.testing.assert_close(prior.sample((200_000,)).mean(0), mean.detach(), rtol=0, atol=0.02)
 
 
 @pytest.mark.parametrize("weight_decay", [0, 0.7])

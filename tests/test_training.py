@@ -200,9 +200,10 @@ def test_the_best_epoch_is_kept_where_validation_has_500_samples_also_on_the_way
     torch.random.set_rng_state(state)
     same_weights(nb.train(alone, data, 4, batch_size=250)[0], history[best[3]])
     torch.random.set_rng_state(state)
-    looked = nb.train_stack(both, [nb.split(data, both[0])] * 2, [1, 2, 3, 4], 250)
-    for (stacked, losses), epoch in zip(looked.values(), (1, 2, 3, 4), strict=True):  # as if it had ended there
-        same_weights(nb.unstack(stacked, both)[0], history[best[epoch - 1]])
+    split = nb.split(data, both[0])
+    looked = nb.train_stack([(flow, split) for flow in both], [1, 2, 3, 4], 250)
+    for (flows, losses), epoch in zip(looked.values(), (1, 2, 3, 4), strict=True):  # as if it had ended there
+        same_weights(flows[0], history[best[epoch - 1]])
         np.testing.assert_allclose(losses[1, :, 0], valid_losses[:epoch], rtol=1e-10)
 
 
