@@ -31,7 +31,7 @@ WEIGHTS = {  # of the handout's 30 and 70 points; what the handout gives earns n
     checks.ESTIMATE: 20,
     checks.LAYER: 35,
     checks.FLOW: 35,
-    checks.ON_GRID: 0,
+    checks.DENSITIES: 0,
     checks.GIVEN: 0,
     checks.TRAINING: 0,
 }
@@ -121,16 +121,15 @@ def grade(path, options):
         status = f"not graded: {run.stopped}"
         return nothing, status, [printable(status)]
     lines, points, total, most = [], [], 0, 0
-    verdicts = list(checks.grade(run))
+    verdicts = list(checks.Judge(run).verdicts())
     for task, weight in WEIGHTS.items():
-        mine = [verdict for verdict in verdicts if verdict[0] == task and verdict[3] != "NOT GRADED"]
-        shares = sum(share for _, _, share, *_ in mine)
-        earned = weight * sum(share for _, _, share, outcome, _ in mine if outcome == "PASS") / max(shares, 1)
-        points.append(round(earned, 1) if mine else "")
-        total, most = total + earned, most + (weight if mine else 0)
-        lines += ["", f"## {task}: " + (f"{earned:.1f} of {weight} points" if mine else "not graded")]
-        lines += [f"- {outcome}: {title}" + (f": {printable(message)}" if message else "")
-                  for name, title, _, outcome, message in verdicts if name == task]
+        mine = [verdict for verdict in verdicts if verdict[0].task == task]
+        shares = sum(check.share for check, outcome, _ in mine if outcome != "NOT GRADED")
+        earned = weight * sum(check.share for check, outcome, _ in mine if outcome == "PASS") / max(shares, 1)
+        points.append(round(earned, 1) if shares else "")
+        total, most = total + earned, most + (weight if shares else 0)
+        lines += ["", f"## {task}: " + (f"{earned:.1f} of {weight} points" if shares else "not graded")]
+        lines += [f"- {outcome}: {check.title}" + (f": {printable(message)}" if message else "") for check, outcome, message in mine]
     status = f"graded in part: {run.stopped}" if run.stopped else "graded"
     status += "" if not options.unsafe else ", not isolated"
     head = [f"**{total:.1f} of {most} points**, {printable(status)}", "", NOT_GRADED, *remarks(run)]

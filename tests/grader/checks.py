@@ -1,28 +1,48 @@
-"""What is right, and what went wrong where it is not: judged here, outside of the sandbox, by what a notebook sent."""
+"""What is right, judged outside of the sandbox: a notebook has to answer what the right solution answers.
 
-import math
+Numbers have to agree, samples have to be of one distribution. Where they do not, the cause is the first of the usual mistakes
+that makes the right solution answer the same.
+"""
+
+import contextlib
+import json
 import secrets
 import signal
-from itertools import combinations, product
-from types import SimpleNamespace
+from collections import namedtuple
+from functools import cache, partial
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
-from scipy.stats import kstest
+import torch
+from scipy.stats import ks_2samp
 
-from reference import MEANS, kernel_estimate, mixture, plane, toy_points
+from grader import inside, probes, sandbox
+from grader.mistakes import ALL, DENSITIES, ESTIMATE, FLOW, GIVEN, LAYER, SAMPLERS, TRAINING, changed
 
-CHECKS = []
+SOLUTION = (Path(__file__).parent / "solution.txt").read_text()
+RIGHT = SOLUTION.partition("# %% from here on it is used")[0]
 RNG = np.random.default_rng(secrets.randbits(64))  # nobody knows the inputs before
-SAMPLERS, ESTIMATE, ON_GRID = "Part I, Task 1 (samplers)", "Part I, Task 2 (estimator)", "Part I, Task 3 (true densities, grid)"
-LAYER, FLOW = "Part II, Task 6 (coupling layer)", "Part II, Task 8 (coupling flow)"
-GIVEN, TRAINING = "Given code (data, networks, prior)", "Given code (train)"
+MEANS = 100 * np.array([[0.0, 0.0], [0.0, 2.0], [3.0, 0.0], [2.0, 3.0]])
+SIGNS = np.array([[1], [-1], [1], [-1]])
+INPUTS = {
+    "seed": int(RNG.integers(2**31)), "seconds": 20, "means": MEANS, "num": 4000,
+    "plane": np.concatenate([RNG.normal(0, 0.5, (30, 2)), RNG.normal(0, 3, (30, 2))]), "points": RNG.normal(size=(5000, 2)),
+    "bandwidths": {"full": [[0.4, 0.3], [-0.1, 0.6]], "negative": [[0, 0.4], [0.7, 0]], "round": [[0.5, 0], [0, 0.5]]},
+    "x": RNG.normal(size=(12, 2)), "weights": RNG.normal(0, 0.4, 1218), "scale_factor": RNG.uniform(1.5, 2.5, 2),
+    "stretches": RNG.uniform([1.25, 0.65], [1.4, 0.8], (4, 2)) ** [[1], [-1], [1], [1]], "shifts": SIGNS * RNG.uniform(0.3, 0.8, (4, 2)),
+    "far": 100.0, "steep": 300.0,  # where a centre starts that is to be trained, and how steep its first four steps are
+    "runs": {  # of training: number of samples, after how many steps the loss is lowest, what else train is given
+        "short": (700, None, {"epochs": 3}), "batches": (700, None, {"epochs": 2, "batch_size": 100}),
+        "long": (20, None, {"epochs": 120}), "default": (20, None, {}),
+        "many": (5000, 41.4, {"epochs": 4, "batch_size": 250}), "few": (4990, 41.4, {"epochs": 4, "batch_size": 250}),
+    },
+}
 PARAMETERS = {  # names of ours, by which Part I can be graded
     "sample_gaussian_mixture": ["num_samples", "sigma", "means"], "sample_spiral": ["num_samples"],
     "kernel_density_estimate": ["x", "samples", "H"], "kernel_density_on_grid": ["xs", "ys", "samples", "H"],
     "gaussian_mixture_density": ["x", "sigma", "means"], "spiral_density": ["x"],
 }
-OF_QUESTIONS = {"toy_sets": ["sample_2d_datasets"], "toy_items": ["ToyDataset"], "coupling_layer": ["CouplingLayer"],
-                "coupling_flow": ["CouplingFlow"], "training": ["train", "CouplingFlow"]}
 
 
 class Fault(Exception):
@@ -34,80 +54,378 @@ class NotJudged(Exception):
 
 
 class NotGraded(Exception):
-    """Why something is no part of the points: a notebook does not have to define it by these names."""
+    """Why something is no part of the points: a notebook does not have to define it by our names."""
 
 
-def check(task, title, share=1, name=None):
-    """Register a function of a run's answers, which raises a Fault where the title is false; it has a share in the task."""
-    def register(function):
-        CHECKS.append((task, title, share, name, function))
-        return function
-    return register
+# What is compared of an answer: columns of random numbers, or numbers ------------------------------------------------
 
 
-def grade(run):
-    """The verdicts on a run: (task, title, share, outcome, message), the outcome PASS, FAIL, NOT JUDGED or NOT GRADED."""
-    answers = Answers(run)
-    for task, title, share, name, function in CHECKS:
-        outcome, message = "PASS", ""
+def columns(*parts):
+    """Columns of random numbers and the gaps between their sorted values, which tell lattices and repetitions."""
+    return [*parts, *(len(part) * np.diff(np.sort(part)) for part in parts)]
+
+
+def noise_of(samples):
+    """The noise of mixture samples, alone, of both coordinates and of neighbours together; and the components."""
+    nearest = np.linalg.norm(samples[:, None] - MEANS, axis=2).argmin(1)
+    noise = samples - MEANS[nearest]
+    return columns(*noise.T, noise[:, 0] + noise[:, 1], noise[:, 0] - noise[:, 1], noise[1:, 0] - noise[:-1, 0])
+
+
+def components_of(batches):
+    """How often each mean is in each batch, and how often two neighbours are of one mean."""
+    nearest = np.linalg.norm(batches[:, :, None] - MEANS, axis=3).argmin(2)
+    return [np.concatenate([(nearest == k).sum(1) for k in range(4)]), (nearest[:, 1:] == nearest[:, :-1]).sum(1)]
+
+
+def spiral_of(samples):
+    rho, phi = np.hypot(*samples.T), np.arctan2(samples[:, 1], samples[:, 0])
+    return [*samples.T, rho, *columns(phi % np.pi), (rho - phi / 2) % np.pi]
+
+
+def samples_of(x):
+    """Of samples through maps with heavy tails."""
+    x = np.arcsinh(x)
+    return columns(*x.T, x[:, 0] + x[:, 1], x[:, 0] - x[:, 1])
+
+
+def error_of(pair):
+    """What log_prob of sample_x differs by from the right log-probability, in hundredths."""
+    x, log_prob = pair
+    with torch.no_grad():
+        right = known_flow().log_probability(torch.tensor(x, dtype=torch.float32)).numpy()
+    close = np.abs(x).max(1) < 30
+    return [((numbers(log_prob, (len(x),)) - right)[close] * 20).round() / 20]
+
+
+def steps_of(steps):
+    """What each step differs by from the one before passed through the next layer, in hundredths."""
+    maps = [layer.forward for layer in known_flow().layers]
+    ahead = [move(torch.tensor(step, dtype=torch.float32))[0].numpy() for move, step in zip(maps, steps)]
+    return [len(steps) * np.ones(100), *(((np.arcsinh(a) - np.arcsinh(b)) * 20).round().ravel() / 20 for a, b in zip(ahead, steps[1:]))]
+
+
+def seen(answer):
+    """How train went about a model that has but a centre to learn: the batches of training and validation, the path, the losses."""
+    index = {np.float32(x): i for i, x in enumerate(INPUTS["points"][:, 0])}
+    batches = [[index[np.float32(x)] for x in batch] for batch in answer["batches"]]
+    centres = np.stack([*answer["centres"], answer["end"]])
+    steps = [not np.array_equal(*pair) for pair in zip(centres, centres[1:])]
+    if batches[-1] in [batch for batch, step in zip(batches[:-1], steps) if not step]:
+        steps[-1] = False  # after a batch of validation: the best weights are loaded into the model
+    trained, held_out = ([batch for batch, step in zip(batches, steps) if step == wanted] for wanted in (True, False))
+    epochs = len(answer["losses"][0])
+    path = [centre for centre, step in zip(centres[1:], steps) if step]
+    return SimpleNamespace(epochs=epochs, trained=trained, held_out=held_out, path=np.stack(path), losses=answer["losses"],
+                           first=[sum(part[: len(part) // max(epochs, 1)], []) for part in (trained, held_out)],
+                           returned=answer["returned"])
+
+
+def split_of(answer):
+    training, validation = map(set, seen(answer).first)
+    return {"training": len(training), "validation": len(validation), "both": len(training & validation),
+            "in the order of the data": max(training) - min(training) < len(training)}
+
+
+def batches_of(answer):
+    """Sizes of batches in the first epoch, and whether all epochs have the same batches."""
+    found = seen(answer)
+    num = len(found.trained) // found.epochs
+    return [{"the same batches in each epoch": found.trained == found.trained[:num] * found.epochs},
+            [len(batch) for batch in found.trained[:num]]]
+
+
+def returned_of(answer):
+    """The epoch whose weights are returned, of 4."""
+    found = seen(answer)
+    same = [4 * (i + 1) / len(found.path) for i, centre in enumerate(found.path) if np.array_equal(centre, found.returned)]
+    return same[:1]
+
+
+def pick(part):
+    return lambda pairs: [pair[part] for pair in pairs]
+
+
+# (task, share, question, key, what is compared, title, title of the check without which it says nothing)
+Check = namedtuple("Check", "task share question key take title after name random tolerance", defaults=(None, "", None, False, 1e-3))
+
+CHECKS = []
+for name, question, take, title in (
+        ("sample_gaussian_mixture", "mixture", noise_of, "the noise is normal, of standard deviation sigma, new for each coordinate"),
+        ("sample_spiral", "spiral", spiral_of, "the samples fill the plane like the spiral")):
+    CHECKS += [Check(SAMPLERS, 2, question, "samples", take, f"{name}: {title}", name=name, random=True),
+               Check(SAMPLERS, 1, question, "fresh", None, f"{name}: another seed gives other samples", name=name)]
+CHECKS += [
+    Check(SAMPLERS, 2, "mixture", "batches", components_of, "sample_gaussian_mixture: the component is drawn, all with the same "
+          "probability", name="sample_gaussian_mixture", random=True),
+    *(Check(ESTIMATE, share, "kernel", key, None, f"kernel_density_estimate: {title}", name="kernel_density_estimate") for key, share, title in (
+        ("full", 2, "right for a bandwidth matrix with different rows"), ("round", 2, "right for H = 0.5 I"),
+        ("negative", 1, "right for a matrix of negative determinant"), ("one", 1, "right for one point"))),
+    *(Check(DENSITIES, 1, "kernel", key, None, name, name=name) for key, name in (
+        ("mixture", "gaussian_mixture_density"), ("spiral", "spiral_density"), ("grid", "kernel_density_on_grid"))),
+    Check(GIVEN, 1, "data", "sets", None, "sample_2d_datasets: the points of the four sets"),
+    Check(GIVEN, 1, "data", "default", None, "sample_2d_datasets: 1000 points with seed 0 without other arguments, 5 Gaussians in the ring"),
+    Check(GIVEN, 1, "data", "Squares", None, "sample_2d_datasets: an unknown name is refused"),
+    Check(GIVEN, 1, "data", "items", None, "ToyDataset: num_samples items, each a sample"),
+    Check(GIVEN, 1, "data", "dtype", None, "ToyDataset: items are float32 tensors"),
+    Check(GIVEN, 1, "networks", "parts", None, "CouplingLayer: mask is the one given, scale_factor starts at 0"),
+    Check(GIVEN, 1, "networks", "learned", None, "CouplingLayer: scale_factor is learned, mask is not"),
+]
+for key in ("s_func", "t_func"):
+    CHECKS += [Check(GIVEN, 1, "networks", f"{key} shapes", None, f"{key}: Linear layers of widths 2-32-32-2"),
+               Check(GIVEN, 1, "networks", key, None, f"{key}: LeakyReLU in between, nothing after", after=f"{key}: Linear layers of widths 2-32-32-2")]
+CHECKS += [
+    Check(GIVEN, 1, "coupling_flow", "layers", None, "CouplingFlow: as many layers as asked for"),
+    Check(GIVEN, 1, "coupling_flow", "masks", None, "CouplingFlow: the masks are (1, 0) and (0, 1) in turn", after="CouplingFlow: as many layers as asked for"),
+    Check(GIVEN, 1, "coupling_flow", "prior", None, "CouplingFlow: the prior is the standard normal distribution"),
+]
+for way, formula in (("forward", "x · exp(s) + t"), ("inverse", "(y − t) · exp(−s)")):
+    output, log_det = f"{way}: {formula} where the mask is 0, the rest as it came", f"{way}: log|det| of the Jacobian, one number a sample"
+    CHECKS += [
+        Check(LAYER, 3, "coupling_layer", way, pick(0), output),
+        Check(LAYER, 3, "coupling_layer", way, pick(1), log_det, after=output),
+        Check(LAYER, 1, "coupling_layer", f"{way} far", pick(0), f"{way}: right for large s too, nothing is clamped", after=output),
+        Check(LAYER, 0, "coupling_layer", f"{way} far", pick(1), f"{way}: the log-determinant is right for large s too", after=log_det),
+        Check(LAYER, 1, "coupling_layer", f"{way} gradients", None, f"{way}: gradients reach all that is learned", after=log_det),
+        Check(LAYER, 1, "coupling_layer", f"{way} one", None, f"{way}: right for one sample", after=log_det),
+        Check(LAYER, 1, "coupling_layer", f"{way} input", None, f"{way}: the input stays as it is"),
+    ]
+log_p, sampled = "log_probability: log p(z) plus the inverse log-determinants, last layer to first", "sample_x: samples of the prior through all layers"
+CHECKS += [
+    Check(FLOW, 4, "coupling_flow", "log_probability", None, log_p),
+    Check(FLOW, 1, "coupling_flow", "far", None, "log_probability: right far out too, nothing is clamped", after=log_p),
+    Check(FLOW, 1, "coupling_flow", "slope", None, "log_probability: gradients pass all of it", after=log_p),
+    Check(FLOW, 1, "coupling_flow", "one", None, "log_probability: right for one sample", after=log_p),
+    Check(FLOW, 0, "coupling_flow", "input", None, "log_probability: the input stays as it is"),
+    Check(FLOW, 0, "coupling_flow", "own", None, "the three methods run with the notebook's own layers"),
+    Check(FLOW, 3, "coupling_flow", "sample_x", lambda pair: samples_of(pair[0]), sampled, random=True),
+    Check(FLOW, 3, "coupling_flow", "sample_x", error_of, "sample_x: log_prob is log p of the samples that come with it", after=sampled, random=True),
+    Check(FLOW, 1, "coupling_flow", "sample_x fresh", None, "sample_x: each call gives new samples", after=sampled),
+    Check(FLOW, 0, "coupling_flow", "sample_x one", None, "sample_x: one sample", after=sampled),
+    Check(FLOW, 1, "coupling_flow", "steps", lambda steps: samples_of(steps[0]), "sample_x_each_step: begins with samples of the prior", random=True),
+    Check(FLOW, 3, "coupling_flow", "steps", steps_of, "sample_x_each_step: each step is the one before, passed through the next layer", random=True),
+    Check(FLOW, 1, "coupling_flow", "steps fresh", None, "sample_x_each_step: each call gives new samples"),
+    Check(TRAINING, 1, "training", "to_np", None, "to_np: a NumPy array"),
+    Check(TRAINING, 1, "training", "own", None, "train: trains the notebook's own flow on its own data"),
+    Check(TRAINING, 1, "training", "short", split_of, "train: nine tenths of the samples, drawn at random, for training, the others for validation"),
+    Check(TRAINING, 1, "training", "short", batches_of, "train: batches of 64, the same in each epoch"),
+    Check(TRAINING, 1, "training", "batches", batches_of, "train: batches of batch_size, the same in each epoch"),
+    Check(TRAINING, 1, "training", "short", lambda v: seen(v).path, "train: Adam with learning rate 0.001", tolerance=1e-9,
+          after="train: batches of 64, the same in each epoch"),
+    Check(TRAINING, 1, "training", "long", lambda v: seen(v).path[:120], "train: the same in all epochs, the learning rate too", tolerance=1e-9,
+          after="train: Adam with learning rate 0.001"),
+    Check(TRAINING, 1, "training", "short", lambda v: seen(v).losses, "train: a loss is the mean of -log p over an epoch's batches",
+          after="train: Adam with learning rate 0.001"),
+    Check(TRAINING, 1, "training", "default", lambda v: seen(v).epochs, "train: 100 epochs without other arguments"),
+    Check(TRAINING, 1, "training", "long", lambda v: seen(v).epochs, "train: as many epochs as asked for"),
+    Check(TRAINING, 1, "training", "many", returned_of, "train: with 500 samples for validation the best weights are returned"),
+    Check(TRAINING, 1, "training", "few", returned_of, "train: with fewer the last weights are returned"),
+]
+
+
+# The right answers, and those of the usual mistakes ------------------------------------------------------------------
+
+
+def load(index):
+    """The right solution, or with a mistake, as a module."""
+    module = ModuleType("solution")
+    exec(RIGHT if index is None else changed(RIGHT, *ALL[index][2:]), vars(module))
+    return module
+
+
+@cache
+def known_flow():
+    """The right flow with the known maps as layers."""
+    flow = load(None).CouplingFlow(4)
+    for layer, stretch, shift in zip(flow.layers, INPUTS["stretches"], INPUTS["shifts"]):
+        layer.forward, layer.inverse = probes.known_map(probes.tensor(stretch), probes.tensor(shift))
+    return flow
+
+
+def answers_of(index, question, only=None, split=None):
+    """{key: what the right solution answers to a question, or with a mistake}; where it trains, on this split of the data."""
+    module, found = load(index), {}
+    if split:
+        module.random_split = lambda data, lengths: [torch.utils.data.Subset(data, part) for part in split]
+
+    def report(key, function):
+        with contextlib.suppress(Exception):
+            if only in (None, key):
+                found[key] = sandbox.decoded(json.loads(json.dumps(function(), default=inside.plain)))
+
+    with contextlib.suppress(Exception):
+        getattr(probes, question)(module, INPUTS, report)
+    return found
+
+
+known_answers = cache(answers_of)
+
+
+def expected(check, index, split):
+    if check.take is split_of:
+        return {"training": 630, "validation": 70, "both": 0, "in the order of the data": False}
+    if check.question == "training":
+        value = answers_of(index, check.question, check.key, split).get(check.key)
+    else:
+        value = known_answers(index, check.question).get(check.key)
+    return check.take(value) if check.take and value is not None else value
+
+
+def difference(actual, right, tolerance):
+    """How an answer differs from the right one, in words; none where it does not."""
+    if isinstance(right, np.ndarray):
         try:
-            answers.require(name)
-            with np.errstate(all="ignore"):
-                function(answers)
+            actual = numbers(actual, right.shape)
         except Fault as fault:
-            outcome, message = "FAIL", str(fault)
-        except (NotJudged, NotGraded) as reason:
-            outcome, message = "NOT " + type(reason).__name__[3:].upper(), str(reason)
-        except Exception as error:  # an answer of a kind that nobody thought of
-            outcome, message = "FAIL", f"the answer makes no sense ({type(error).__name__}: {error})"
-        yield task, title, share, outcome, message
+            return str(fault)
+        off = np.abs(actual - right).max()
+        return "" if off <= tolerance * np.abs(right).max() + 1e-6 * tolerance else f"it is off by up to {off:.2g}"
+    if isinstance(right, list | dict):
+        if not isinstance(actual, type(right)) or len(actual) != len(right):
+            return f"it is {brief(actual)}, not {brief(right)}"
+        keys = right if isinstance(right, dict) else range(len(right))
+        words = ((key, difference(actual[key], right[key], tolerance)) for key in keys)
+        return next((f"{key}: {why}" if isinstance(key, str) else why for key, why in words if why), "")
+    if isinstance(right, float):
+        right = np.array(right)
+        return difference(actual, right, tolerance)
+    return "" if actual == right and isinstance(actual, type(right)) else f"it is {brief(actual)}, not {brief(right)}"
 
 
-class Answers:
-    """What a notebook answered. A missing answer is a Fault where it is first needed, and not judged from then on."""
+def brief(value):
+    """What an answer is, in a few words."""
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {value.shape}"
+    if isinstance(value, list) and any(isinstance(part, np.ndarray | list) for part in value):
+        return f"a list of {len(value)}"
+    return f"of type {value['type']}" if isinstance(value, dict) and "type" in value else repr(value)[:80]
+
+
+def numbers(value, shape):
+    """An answer as an array of finite numbers of a shape, where a column is as good as a row."""
+    if value is None:
+        raise Fault("it is None: not implemented")
+    with contextlib.suppress(TypeError, ValueError):
+        value = np.asarray(value, float)
+    if not isinstance(value, np.ndarray):
+        raise Fault(f"it is {brief(value)}, not an array of numbers")
+    value = value[..., 0] if value.shape == (*shape, 1) else value
+    if value.shape != shape:
+        raise Fault(f"its shape is {value.shape}, not {shape}")
+    if not np.isfinite(value).all():
+        raise Fault("it holds NaN or infinity")
+    return value
+
+
+def unlike(actual, right, chance):
+    """How random numbers differ from right ones in their distribution, in words; none where they do not."""
+    if len(actual) != len(right):
+        return "it has another number of parts"
+    for column, wanted in zip(actual, right):
+        if ks_2samp(column, wanted, method="asymp").pvalue < chance:
+            measured = f"mean {column.mean():.3g}, standard deviation {column.std():.3g}"
+            return f"the numbers are of another distribution ({measured}, not {wanted.mean():.3g}, {wanted.std():.3g})"
+    return ""
+
+
+class Judge:
+    """The verdicts on a run."""
 
     def __init__(self, run):
-        self.run, self.reported = run, set()
+        self.run, self.said, self.outcomes = run, set(), {}
+
+    def verdicts(self):
+        """(check, outcome, message), the outcome PASS, FAIL, NOT JUDGED or NOT GRADED."""
+        for check in CHECKS:
+            try:
+                self.judge(check)
+                outcome, message = "PASS", ""
+            except Fault as fault:
+                outcome, message = "FAIL", str(fault)
+            except NotJudged as reason:
+                outcome, message = "NOT JUDGED", str(reason)
+            except NotGraded as reason:
+                outcome, message = "NOT GRADED", str(reason)
+            self.outcomes[check.title] = outcome
+            yield check, outcome, message
+
+    def judge(self, check):
+        self.require(check.name)
+        value, split = self.value(check.question, check.key), None
+        try:
+            actual = check.take(value) if check.take else value
+            split = seen(value).first if check.question == "training" and isinstance(value, dict) and "end" in value else None
+        except Fault:
+            raise
+        except Exception:
+            raise Fault(f"it has not the form that is asked for: it is {brief(value)}") from None
+        why = self.differs(check, actual, None, split)
+        if not why:
+            return
+        tasks = {check.task, GIVEN, *([ESTIMATE] if check.task == DENSITIES else [])}
+        causes = [i for i, mistake in enumerate(ALL) if mistake[0] in tasks and not self.differs(check, actual, i, split)]
+        if causes:
+            task, words, *_ = ALL[max(causes, key=partial(self.fits, check.question))]
+            if not words or task != check.task and task == GIVEN:
+                return  # it is as good, or right but for what is said elsewhere
+            self.say(words, check.question)
+        if check.after and self.outcomes[check.after] != "PASS":
+            raise NotJudged(f"because of what is said of {check.after}")
+        raise Fault(why)
+
+    def differs(self, check, actual, index, split):
+        """How an answer differs from that of the right solution, or one with a mistake."""
+        right = expected(check, index, split)
+        if right is None:
+            return "that cannot be"
+        return unlike(actual, right, 1e-7 if index is None else 1e-5) if check.random else difference(actual, right, check.tolerance)
+
+    def fits(self, question, index):
+        """How many answers to a question a mistake explains."""
+        found = 0
+        for check in CHECKS:
+            if check.question == question and question != "training":
+                with contextlib.suppress(Exception):
+                    value = self.run.answers[question, check.key]
+                    found += not self.differs(check, check.take(value) if check.take else value, index, None)
+        return found
+
+    def say(self, words, question=None):
+        """A Fault in these words; where they are said already, it is not judged."""
+        if (question, words) in self.said:
+            raise NotJudged(f"because of what is said above: {words}")
+        self.said.add((question, words))
+        raise Fault(words)
 
     def require(self, name):
         """That a name of ours is defined, with its parameters."""
-        if name and name not in self.run.names:
-            raise NotGraded(f"the notebook does not define {name}")
-        takes = name and self.run.names[name]
-        if name and (not isinstance(takes, list) or {*PARAMETERS[name]} != {*map(str, takes)} - {"rng"}):
-            raise NotGraded(f"{name} takes ({takes}), not ({', '.join(PARAMETERS[name])})")
+        takes = self.run.names.get(name)
+        if name and (not isinstance(takes, list) or set(PARAMETERS[name]) != {*map(str, takes)} - {"rng"}):
+            given = f"it takes {takes}" if name in self.run.names else "the notebook does not define it"
+            raise NotGraded(f"{given}; expected {name}({', '.join(PARAMETERS[name])})")
 
-    def __call__(self, question, key):
+    def value(self, question, key):
+        """An answer; a missing one is a fault where it is first needed, and not judged from then on."""
         if (question, key) in self.run.answers:
             return self.run.answers[question, key]
-        for name in OF_QUESTIONS.get(question, []):
+        for name in NEEDED[question]:
             if name not in self.run.names:
-                self.once(f"the notebook does not define {name}{self.why_not(name)}")
-        what = key.rstrip("01").replace("_", " ")
-        if (question, key) in self.run.raised:
-            self.once(self.run.raised[question, key], f"{what}: ")
-        if (question, None) in self.run.raised:
-            self.once(self.run.raised[question, None])
-        if self.run.ended.get(question):
-            self.once(how(self.run.ended[question]))
-        self.once(self.run.stopped or "there is no answer")
-
-    def once(self, words, where=""):
-        if words in self.reported:
-            raise NotJudged(f"because of what is said above: {words}")
-        self.reported.add(words)
-        raise Fault(where + words)
+                self.say(f"the notebook does not define {name}{self.why_not(name)}")
+        status = self.run.ended.get(question)
+        self.say(self.run.raised.get((question, key)) or self.run.raised.get((question, None)) or
+                 (how(status) if status else self.run.stopped or "there is no answer"))
 
     def why_not(self, name):
         """Which cell failed that would define a name."""
         for number, text in enumerate(self.run.cells, 1):
-            if f"class {name}" in text or f"def {name}" in text or f"{name} =" in text:
-                why = self.run.skipped.get(number) or self.run.failed.get(number, "")
-                return f": cell {number}: {why}" if why else ""
+            why = self.run.skipped.get(number) or self.run.failed.get(number)
+            if why and (f"class {name}" in text or f"def {name}" in text):
+                return f": cell {number}: {why}"
         return ""
 
-    def array(self, question, key, *shape):
-        return numbers(key.rstrip("01").replace("_", " "), self(question, key), *shape)
+
+NEEDED = {"mixture": [], "spiral": [], "kernel": [], "data": ["sample_2d_datasets", "ToyDataset"], "networks": ["CouplingLayer"],
+          "coupling_layer": ["CouplingLayer"], "coupling_flow": ["CouplingFlow"], "training": ["CouplingFlow", "ToyDataset", "train"]}
 
 
 def how(status):
@@ -115,803 +433,3 @@ def how(status):
     if isinstance(status, int) and 0 < status < 128:
         return f"it crashes or is killed ({signal.strsignal(status & 127)})"
     return "it ends the process, or does not react to an interrupt"
-
-
-def expect(true, words):
-    if not true:
-        raise Fault(words)
-
-
-def numbers(what, value, *shape):
-    """An answer as an array of finite numbers of a shape, where a column is as good as a row."""
-    expect(value is not None, f"{what} is None: it is not implemented")
-    if isinstance(value, list | int | float):
-        value = np.array([np.asarray(part, float) for part in value] if isinstance(value, list) else value)
-    expect(isinstance(value, np.ndarray), f"{what} is of type {getattr(value, 'get', dict().get)('type')}, not an array of numbers")
-    if len(shape) == 1 and value.shape == (*shape, 1):
-        value = value[:, 0]
-    expect(value.shape == shape, f"{what} has the shape {value.shape}, not {shape}")
-    expect(np.isfinite(value).all(), f"{what} holds NaN or infinity")
-    return value
-
-
-def near(actual, expected, tolerance=1e-3):
-    return bool(np.abs(actual - expected).max() <= tolerance * np.abs(expected).max() + 1e-6)
-
-
-def cause(actual, predict, mistakes):
-    """The first of some mistakes, arguments of `predict`, that explains an answer."""
-    return next((words for words, mistake in mistakes.items() if near(actual, predict(**mistake))), None)
-
-
-def compare(what, actual, predict, mistakes=None, otherwise="no usual mistake gives these numbers"):
-    """A Fault with its cause where an answer is not what `predict()` gives."""
-    if not near(actual, right := predict()):
-        words = cause(actual, predict, mistakes or {}) or otherwise
-        raise Fault(f"{what} is off by up to {np.abs(actual - right).max():.2g}: {words}")
-
-
-def of_two(what, value):
-    expect(isinstance(value, list) and len(value) == 2, f"{what} does not return a pair")
-    return value
-
-
-# Part I --------------------------------------------------------------------------------------------------------------
-
-SEED, POINTS = int(RNG.integers(2**31)), RNG.normal(size=(5000, 2))
-MIXTURE_MEANS = 100 * np.array([[0.0, 0.0], [0.0, 2.0], [3.0, 0.0], [2.0, 3.0]])
-PLANE = np.concatenate([RNG.normal(0, 0.5, (30, 2)), RNG.normal(0, 3, (30, 2))])
-XS, YS = np.linspace(-2, 2, 6), np.linspace(-1, 2, 6)
-BANDWIDTHS = {"full": [[0.4, 0.3], [-0.1, 0.6]], "negative": [[0, 0.4], [0.7, 0]], "round": [[0.5, 0], [0, 0.5]]}
-SPIRAL_MISTAKES = {
-    "0.25 is used as the standard deviation, but it is the variance": {"sd": 0.25},
-    "the variance is used as 0.5, but it is 0.25": {"sd": math.sqrt(0.5)},
-    "negative r is left out": {"negative": False},
-    "theta runs to 2π, not to 4π": {"windings": 1},
-    "r is θ, not θ/2": {"rate": 1},
-    "r has no noise": {"sd": 1e-9},
-}
-
-
-def regular(values):
-    """Whether sorted values of a uniform distribution have gaps that are those of chance."""
-    gaps = np.diff(np.sort(values))
-    return abs(gaps.var() / gaps.mean() ** 2 - 1) > 0.2
-
-
-def fresh(a, question):
-    """The samples of a question; a Fault where another seed gives the same."""
-    samples = a(question, "samples")
-    expect(not np.array_equal(samples, a(question, "others")), "every call gives the same samples: a seed is fixed inside")
-    return samples
-
-
-@check(SAMPLERS, "sample_gaussian_mixture spreads by sigma around each mean, in both coordinates", 2, "sample_gaussian_mixture")
-def mixture_noise(a):
-    samples = numbers("the samples", fresh(a, "mixture"), 20_000, 2)
-    distance = np.linalg.norm(samples[:, None] - MIXTURE_MEANS, axis=2)
-    noise = samples - MIXTURE_MEANS[distance.argmin(1)]
-    spread, known = noise.std(), {0.25: "sigma² is used as the standard deviation", 0.5**0.5: "sigma is used as the variance"}
-    words = next((words for value, words in known.items() if abs(spread - value) < 0.01), "the means or the noise are others")
-    expect(abs(spread - 0.5) < 0.015, f"for sigma = 0.5 they spread by {spread:.3f}: {words}")
-    normal_noise(noise / 0.5)
-
-
-def normal_noise(z):
-    """A Fault where z (N, 2) is not what a standard normal distribution gives."""
-    error = 5.5 / math.sqrt(len(z))
-    means, sds, correlation = z.mean(0), z.std(0), np.corrcoef(z.T)[0, 1]
-    words = f"the noise has means {means.round(2)} and standard deviations {sds.round(2)}, not 0 and 1"
-    expect(not (abs(correlation) > 0.99), "both coordinates get the same noise")
-    expect(abs(correlation) < error, f"the noise of both coordinates is correlated ({correlation:.2f})")
-    expect(max(abs(means)) < error and max(abs(sds - 1)) < error, words)
-    repeated = [1 - len(np.unique(column)) / len(z) for column in z.T]
-    expect(max(repeated) < 0.01, f"{max(repeated):.0%} of the numbers are there more than once: clamped, or drawn too rarely")
-    for column in z.T:
-        test = kstest(column, "norm")
-        expect(test.pvalue > 1e-7, "the noise is not normal: it has another shape, such as uniform")
-        expect(test.statistic * math.sqrt(len(z)) > 0.25, "the noise is too even for chance, such as a lattice")
-
-
-@check(SAMPLERS, "sample_gaussian_mixture draws each sample's component, all of the same probability", 2, "sample_gaussian_mixture")
-def mixture_components(a):
-    batches = numbers("200 batches of samples", a("mixture", "batches"), 200, 400, 2)
-    nearest = np.linalg.norm(batches[:, :, None] - MIXTURE_MEANS, axis=3).argmin(2)
-    counts = np.stack([(nearest == k).sum(1) for k in range(4)], 1)
-    words = f"of 400 samples the four means get {', '.join(f'{n:.0f}' for n in counts.mean(0))} on average, not 100 each"
-    expect(np.abs(counts.mean(0) - 100).max() < 5.5 * math.sqrt(75 / 200), words)
-    variance = counts.var(0).mean()
-    expect(variance > 55, "the components are dealt out in fixed numbers: the samples are not independent")
-    expect(variance < 100, f"a component's number varies by {variance:.0f}, not 75: the samples are not independent")
-    switches = (nearest[:, 1:] != nearest[:, :-1]).mean()
-    expect(abs(switches - 0.75) < 0.02, "neighbouring samples' components depend on each other")
-
-
-def spiral_samples(num, sd=0.5, negative=True, windings=2, rate=0.5):
-    theta = RNG.uniform(0, 2 * np.pi * windings, num)
-    r = RNG.normal(rate * theta, sd)
-    r = r if negative else np.abs(r)
-    return np.stack([r * np.cos(theta), r * np.sin(theta)], axis=1)
-
-
-def spiral_counts(x):
-    edges = np.concatenate([np.arange(-15, -1, 1), np.arange(-1, 1.01, 0.25), np.arange(2, 16, 1)])
-    return np.histogram2d(*x.T, [edges, edges])[0]
-
-
-@check(SAMPLERS, "sample_spiral fills the plane like the spiral", 3, "sample_spiral")
-def spiral(a):
-    samples = numbers("the samples", fresh(a, "spiral"), 40_000, 2)
-    counts = spiral_counts(samples)
-
-    def chi_square(**mistake):
-        """χ² per cell of these and ten times as many of ours, about 1 if they are from one distribution."""
-        expected = spiral_counts(spiral_samples(400_000, **mistake)) / 10
-        return ((counts - expected) ** 2 / (expected * 1.1))[expected > 10].mean()
-
-    if not (measured := chi_square()) < 1.6:
-        found = (words for words, mistake in SPIRAL_MISTAKES.items() if chi_square(**mistake) < 1.6)
-        raise Fault(f"χ² per cell is {measured:.1f} instead of 1: {next(found, 'no usual mistake gives these samples')}")
-    angles = np.arctan2(samples[:, 1], samples[:, 0]) % np.pi
-    expect(not regular(angles), "the angles are not drawn: they are a lattice, or repeat")
-
-
-ARGUMENTS = {"": lambda H: H, "H is squared": lambda H: H @ H, "H is not inverted": np.linalg.inv, "H is transposed": np.transpose}
-FACTORS = {
-    "": lambda det: 1 / abs(det), "det H is forgotten": lambda det: 1, "det H is squared": lambda det: 1 / det**2,
-    "it is multiplied by det H": abs, "the square root of det H is used": lambda det: abs(det) ** -0.5,
-}
-ESTIMATE_MISTAKES = {
-    **{" and ".join(filter(None, pair)): dict(zip(("argument", "factor"), pair)) for pair in product(ARGUMENTS, FACTORS)},
-    "the factor 1/N is forgotten": {"scale": 200},
-    "the factor 1/(2π) is forgotten": {"scale": 2 * np.pi},
-    "the kernel has the factor of one dimension": {"scale": math.sqrt(2 * np.pi)},
-    **{f"only every {k}th sample is used": {"part": slice(None, None, k)} for k in (2, 3, 5, 10)},
-    "only the first half of the samples is used": {"part": slice(100)},
-}
-
-
-def estimate(H, x=PLANE, argument="", factor="", scale=1, part=slice(None)):
-    """The definition, or a mistake in some of its parts."""
-    H = np.array(H, float)
-    used, det = ARGUMENTS[argument](H), np.linalg.det
-    return scale * kernel_estimate(x, POINTS[:200][part], used) * abs(det(used)) * FACTORS[factor](det(H))
-
-
-def kernel(a, key):
-    compare("the estimate", a.array("kernel", key, 60), lambda **mistake: estimate(BANDWIDTHS[key], **mistake), ESTIMATE_MISTAKES)
-
-
-check(ESTIMATE, "it is right for a bandwidth matrix with different rows", 2, "kernel_density_estimate")(lambda a: kernel(a, "full"))
-check(ESTIMATE, "it is right for H = 0.5 I", 2, "kernel_density_estimate")(lambda a: kernel(a, "round"))
-
-
-@check(ESTIMATE, "the sign of det H does not matter but in the result's sign", 1, "kernel_density_estimate")
-def kernel_negative(a):
-    found = a.array("kernel", "negative", 60)
-    compare("the estimate", np.abs(found), lambda **mistake: estimate(BANDWIDTHS["negative"], **mistake), ESTIMATE_MISTAKES)
-
-
-@check(ESTIMATE, "it can be asked for one point alone", 1, "kernel_density_estimate")
-def kernel_one(a):
-    found = np.reshape(a("kernel", "one"), -1)
-    expect(found.shape == (1,), f"for one point it has the shape {found.shape}")
-    expect(near(found, a.array("kernel", "full", 60)[:1]), "for one point alone it gives another value than among others")
-
-
-@check(ON_GRID, "gaussian_mixture_density is the mixture's density", 1, "gaussian_mixture_density")
-def mixture_density(a):
-    mistakes = {"sigma is used as the variance": {"sd": math.sqrt(0.5)}, "sigma² is used as the standard deviation": {"sd": 0.25},
-                "the factor 1/M is forgotten": {"factor": 4}, "the factor 1/(2πσ²) is forgotten": {"factor": np.pi / 2},
-                "it has the factor of one dimension": {"factor": math.sqrt(2 * np.pi) / 2}}
-    compare("the density", a.array("mixture", "density", 60), lambda sd=0.5, factor=1: factor * mixture(PLANE, sd), mistakes)
-
-
-def spiral_formula(x, sd=0.5, negative=True, windings=2, rate=0.5, factor=1):
-    """Density of the spiral times ρ, summed over the angles that lead to a point, or that of a mistake."""
-    rho, phi, total = np.hypot(*x.T), np.arctan2(x[:, 1], x[:, 0]) % (2 * np.pi), 0
-    for half_turn in range(-1, 2 * windings + 1):
-        theta, r = phi + half_turn * np.pi, rho * (-1) ** half_turn
-        on = (theta >= 0) & (theta <= 2 * np.pi * windings)
-        if half_turn % 2 == 0 or negative:
-            total = total + on * np.exp(-((r - rate * theta) ** 2) / (2 * sd**2)) / math.sqrt(2 * np.pi * sd**2)
-    return factor * total / (2 * np.pi * windings)
-
-
-@check(ON_GRID, "spiral_density is the spiral's density", 1, "spiral_density")
-def spiral_density(a):
-    rho, found = np.hypot(*PLANE.T), a.array("spiral", "density", 60)
-    mistakes = {"only the first winding is counted": {"windings": 1, "factor": 1 / 2}, **SPIRAL_MISTAKES,
-                "the factor 1/ρ is forgotten": {"factor": rho}}
-    compare("the density times ρ", found * rho, lambda **mistake: spiral_formula(PLANE, **mistake), mistakes)
-
-
-@check(ON_GRID, "kernel_density_on_grid is the estimate at all (xs[i], ys[j])", 1, "kernel_density_on_grid")
-def kernel_grid(a):
-    found, H = a.array("kernel", "grid", 6, 6), BANDWIDTHS["full"]
-
-    def predict(**mistake):
-        grid = estimate(H, plane(XS, YS), **mistake).reshape(6, 6)
-        return grid.T if near(found, grid.T) else grid  # either axis may come first
-
-    compare("the estimate", found, predict, ESTIMATE_MISTAKES)
-
-
-# Given code: data and networks ---------------------------------------------------------------------------------------
-
-POINT_MISTAKES = {
-    "sigma² is used as the standard deviation": {"power": 2}, "the noise is left out": {"power": math.inf},
-    "the samples are not shuffled": {"shuffle": False}, "seed is not used": {"seed": 0},
-    "num_gaussians is not used": {"num_gaussians": 5},
-}
-RING = toy_points("GaussiansRot", 1000, 0, 5)
-
-
-@check(GIVEN, "sample_2d_datasets gives the handout's points")
-def toy_sets(a):
-    for name in ("Circles", "Moons", "GaussiansGrid", "GaussiansRot"):
-        def predict(seed=4, num_gaussians=3, name=name, **mistake):
-            return toy_points(name, 300, seed, num_gaussians, **mistake)
-        compare(name, a.array("toy_sets", name, 300, 2), predict, POINT_MISTAKES)
-    compare("GaussiansRot without other arguments", a.array("toy_sets", "default", 1000, 2), lambda: RING)
-    expect(("toy_sets", "Squares") not in a.run.answers, "sample_2d_datasets('Squares') raises no error")
-
-
-@check(GIVEN, "ToyDataset has num_samples items, each a sample as a float32 tensor")
-def toy_items(a):
-    for key, num, points in (("default", 1000, RING), ("given", 40, toy_points("GaussiansRot", 40, 3, 7))):
-        found = a("toy_items", f"{key} length")
-        expect(found == num, f"it has {found} samples, not {num}")
-        compare("its items", a.array("toy_items", key, 20, 2), lambda points=points: points[:20],
-                otherwise="num_samples, seed or num_gaussians is not handed on, or has another default")
-    expect(a("toy_items", "type") == "torch.float32", f"an item is {a('toy_items', 'type')}, not float32")
-
-
-MASKS = [[1.0, 0.0], [0.0, 1.0]]
-X = np.concatenate([RNG.normal(size=(9, 2)), 8 * RNG.choice([-1, 1], (6, 2)) * RNG.uniform(0.7, 1.3, (6, 2))])
-CLOSE, FAR = slice(9), slice(9, None)
-SCALE_FACTOR = RNG.uniform(0.9, 1.3, 2)
-SHAPES = [[32, 2], [32], [32, 32], [32], [2, 32], [2]]
-WEIGHTS = {"s": RNG.normal(0, 0.25, 1218), "t": RNG.normal(0, 0.3, 1218)}
-ACTIVATIONS = {
-    "no activation": lambda v: v, "ReLU": lambda v: v.clip(0), "Tanh": np.tanh, "Sigmoid": lambda v: 1 / (1 + np.exp(-v)),
-    "ELU": lambda v: np.where(v > 0, v, np.expm1(v)), "SiLU": lambda v: v / (1 + np.exp(-v)),
-    "LeakyReLU of slope 0.1": lambda v: np.where(v > 0, v, 0.1 * v),
-    "LeakyReLU of slope 0.2": lambda v: np.where(v > 0, v, 0.2 * v),
-    "LeakyReLU": lambda v: np.where(v > 0, v, 0.01 * v),
-}
-
-
-def mlp(name, v, between="LeakyReLU", last="no activation"):
-    """A network of the handout with the weights that were sent."""
-    parts = np.split(WEIGHTS[name], np.cumsum([np.prod(shape) for shape in SHAPES])[:-1])
-    weights = [part.reshape(shape) for part, shape in zip(parts, SHAPES)]
-    for weight, bias in zip(weights[:-2:2], weights[1:-2:2]):
-        v = ACTIVATIONS[between](v @ weight.T + bias)
-    return ACTIVATIONS[last](v @ weights[-2].T + weights[-1])
-
-
-@check(GIVEN, "s_func and t_func are Linear layers of widths 2-32-32-2 with LeakyReLU in between")
-def networks(a):
-    for name in WEIGHTS:
-        shapes = a("coupling_layer", f"{name}_shapes")
-        matrices = [shape for shape in shapes if len(shape) == 2]
-        widths = "-".join(str(width) for width in [m[1] for m in matrices[:1]] + [m[0] for m in matrices])
-        expect(shapes == SHAPES, f"{name}_func has the widths {widths} or misses a bias")
-        mistakes = {**{f"{kind} is in between": {"between": kind} for kind in ACTIVATIONS},
-                    **{f"{kind} follows the last layer": {"last": kind} for kind in ACTIVATIONS}}
-        compare(f"{name}_func", a.array("coupling_layer", f"{name}_seen", 15, 2), lambda name=name, **m: mlp(name, X, **m), mistakes)
-
-
-@check(GIVEN, "the mask is fixed, and scale_factor is learned from 0 on")
-def layer_parts(a):
-    for k, mask in enumerate(MASKS):
-        compare("mask", a.array("coupling_layer", f"mask{k}", 2), lambda mask=mask: np.array(mask), otherwise="it is not the one given")
-    learned = a("coupling_layer", "learned")
-    expect(not learned["mask"], "the mask is learnable: it needs requires_grad=False")
-    expect(learned["scale_factor"], "scale_factor is not learnable: it needs to be an nn.Parameter")
-    expect(not a.array("coupling_layer", "scale_factor", 2).any(), "scale_factor does not start at 0")
-
-
-# Part II, Task 6 -----------------------------------------------------------------------------------------------------
-
-LAYER_MISTAKES = {
-    "s is not masked, so it also scales the coordinate to keep": {"s_masked": False},
-    "t is not masked, so it also shifts the coordinate to keep": {"t_masked": False},
-    "scale_factor is forgotten": {"scaled": False},
-    "s has the wrong sign": {"s_sign": -1},
-    "t has the wrong sign": {"t_sign": -1},
-    "shift and scale come in the wrong order": {"swapped": True},
-    "s is not exponentiated": {"exponentiated": False},
-    "s_func and t_func get the whole input instead of the masked one": {"seen": "all"},
-    "s_func and t_func get the coordinate to transform instead of the one to keep": {"seen": "moved"},
-    "the mask is used the wrong way round, as 1 marks what is kept": {"flipped": True, "seen": "moved"},
-    "s_func and t_func are exchanged": {"exchanged": True},
-    "it is what the other direction should do": {"other": True},
-}
-LAYER_MISTAKES |= {f"{a}, and {b}": LAYER_MISTAKES[a] | LAYER_MISTAKES[b] for a, b in combinations(LAYER_MISTAKES, 2)}
-SUMS = {
-    "it has the wrong sign": lambda s: -s.sum(-1),
-    "it is summed over the batch as well, not only over the coordinates": lambda s: np.full(len(s), s.sum()),
-    "it is the mean over the batch": lambda s: np.full(len(s), s.sum(-1).mean()),
-    "it is the mean over the coordinates, not their sum": lambda s: s.mean(-1),
-    "it is the determinant, not its logarithm": lambda s: np.exp(s.sum(-1)),
-    "it is always 0": lambda s: 0 * s.sum(-1),
-}
-
-
-def seen(a, name, k, inputs):
-    """What a network gives: computed here where it is the handout's, else as it was sent."""
-    kept = np.array({"kept": MASKS[k], "all": [1, 1], "moved": MASKS[1 - k]}[inputs])
-    if a.run.answers.get(("coupling_layer", f"{name}_shapes")) == SHAPES and near(
-            a.array("coupling_layer", f"{name}_seen", 15, 2), mlp(name, X)):
-        return mlp(name, X * kept)
-    sent = a.array("coupling_layer", f"{name}_{inputs}{k}", 15, 2)
-    expect(sent.std(0).min() > 0.01, f"{name}_func does not depend on its input")
-    return sent
-
-
-def coupling(a, k, way, s_masked=True, t_masked=True, scaled=True, s_sign=1, t_sign=1, swapped=False, exponentiated=True,
-             seen_as="kept", flipped=False, exchanged=False, other=False, **options):
-    """What a coupling layer gives, or gives with a mistake: output, and s for the log-determinant."""
-    seen_as = options.get("seen", seen_as)
-    move = np.array(MASKS[k] if flipped else MASKS[1 - k])
-    s, t = (seen(a, name, k, seen_as) for name in ("ts" if exchanged else "st"))
-    s = s_sign * s * (SCALE_FACTOR if scaled else 1) * (move if s_masked else 1)
-    t = t_sign * t * (move if t_masked else 1)
-    scale = np.exp(s) if exponentiated else s + (1 - move)
-    if (way == "forward") != other:
-        return (X + t) * scale if swapped else X * scale + t, s
-    return X / scale - t if swapped else (X - t) / scale, -s
-
-
-def both(a, way, part):
-    """A layer's outputs (0) or log-determinants (1) for both masks in one array."""
-    found = [of_two(way, a("coupling_layer", f"{way}{k}"))[part] for k in range(2)]
-    if part == 0:
-        return np.stack([numbers(f"the output of {way}", value, 15, 2) for value in found])
-    for value in found:
-        expect(not (isinstance(value, int | float) or np.size(value) == 1),
-               "it is one number for a batch of 15 samples: summed over the batch, not only over the coordinates")
-        expect(np.shape(value) != (15, 2), "it has a number for each coordinate: it is not summed over them")
-    return np.stack([numbers(f"the log-determinant of {way}", value, 15) for value in found])
-
-
-def predicted(a, way, part, rows):
-    def predict(of=None, **mistake):
-        results = [coupling(a, k, way, **mistake)[part] for k in range(2)]
-        if part == 1:
-            results = [(of or (lambda s: s.sum(-1)))(s) for s in results]
-        return np.stack(results)[:, rows]
-    return predict
-
-
-def layer_fault(a, way):
-    """The mistake in a layer's output in one direction: "" if there is none, None if it has no usual cause."""
-    actual, predict = both(a, way, 0)[:, CLOSE], predicted(a, way, 0, CLOSE)
-    return "" if near(actual, predict()) else cause(actual, predict, LAYER_MISTAKES)
-
-
-def judge_output(a, way):
-    found = layer_fault(a, way)
-    if way == "inverse" and found and found == earlier_fault(a):
-        raise NotJudged(f"because of the fault of forward: {found}")
-    off = np.abs(both(a, way, 0)[:, CLOSE] - predicted(a, way, 0, CLOSE)()).max()
-    otherwise = "no usual mistake gives these numbers"
-    expect(found == "", f"the output is off by up to {off:.2g}: {found or otherwise}")
-    far = both(a, way, 0)[:, FAR], predicted(a, way, 0, FAR)()
-    expect(all(near(*rows) for rows in zip(far[0].reshape(-1), far[1].reshape(-1))),
-           "it is right where s is small, and off where it is large: something is clamped")
-
-
-def earlier_fault(a):
-    try:
-        return layer_fault(a, "forward")
-    except (Fault, NotJudged):
-        return None
-
-
-def judge_log_det(a, way):
-    actual = both(a, way, 1)
-    predict = predicted(a, way, 1, CLOSE)
-    try:
-        found = layer_fault(a, way)
-    except (Fault, NotJudged):
-        found = None
-    if found != "" and not near(actual[:, CLOSE], predict()):
-        known = LAYER_MISTAKES.get(found)
-        if known is None or near(actual[:, CLOSE], predict(**known)):
-            raise NotJudged(f"because the output of {way} is wrong")
-        sums = {words: {**known, "of": of} for words, of in SUMS.items()}
-        if words := cause(actual[:, CLOSE], predict, sums):
-            raise Fault(words)
-        raise NotJudged(f"because the output of {way} is wrong")
-    compare("the log-determinant", actual[:, CLOSE], predict, {
-        **{words: {"of": of} for words, of in SUMS.items()}, **{f"in it, {words}": m for words, m in LAYER_MISTAKES.items()}})
-    expect(near(actual[:, FAR], predicted(a, way, 1, FAR)()), "it is off where s is large: something is clamped")
-
-
-def judge_gradients(a, way):
-    """That autograd reaches all that is to be learned, through the output and the log-determinant."""
-    for k in range(2):
-        found = a("coupling_layer", f"{way}_gradients{k}")
-        expect(isinstance(found, list) and len(found) == 4, "the gradients are missing")
-        expect(found[2] is True, "no gradient of the output reaches s_func")
-        expect(found[3] is True, "no gradient of the output reaches t_func")
-        slope = numbers("the gradient of the log-determinant", found[1], 2)
-        s = coupling(a, k, way)[1]
-        compare("the gradient of the log-determinant by scale_factor", slope, lambda s=s: (s / SCALE_FACTOR).sum(0),
-                otherwise="a part of it is cut off from autograd, by detach or no_grad")
-
-
-def judge_habits(a, way):
-    for k in range(2):
-        compare("the input afterwards", a.array("coupling_layer", f"{way}_input{k}", 15, 2), lambda: X, otherwise="it is overwritten")
-        y, log_det = of_two(f"{way} of one sample", a("coupling_layer", f"{way}_one{k}"))
-        expect(np.shape(y) == (1, 2) and np.size(log_det) == 1, f"for one sample {way} has the shapes {np.shape(y)}, {np.shape(log_det)}")
-        expect(near(y, both(a, way, 0)[k, :1]), "one sample alone gives another value than among others")
-
-
-def needs(judge, *before):
-    """A judgement that is only passed where others are right: else it would report what follows from their faults."""
-    def careful(a, way):
-        for other in before:
-            try:
-                other(a, way)
-            except Exception:
-                raise NotJudged(f"because {way} is wrong") from None
-        judge(a, way)
-    return careful
-
-
-careful_gradients, careful_habits = needs(judge_gradients, judge_output, judge_log_det), needs(judge_habits, judge_output)
-for way, formula in (("forward", "x · exp(s) + t"), ("inverse", "(y − t) · exp(−s)")):
-    name = {"forward": "log_det_jac", "inverse": "inv_log_det_jac"}[way]
-    check(LAYER, f"{way} gives {formula} where the mask is 0, and keeps the other coordinate", 3)(lambda a, way=way: judge_output(a, way))
-    check(LAYER, f"{name} is log|det| of {way}'s Jacobian, one number a sample", 3)(lambda a, way=way: judge_log_det(a, way))
-    check(LAYER, f"{way} can be trained: gradients reach s_func, t_func and scale_factor")(lambda a, way=way: careful_gradients(a, way))
-    check(LAYER, f"{way} leaves its input as it is, and takes one sample")(lambda a, way=way: careful_habits(a, way))
-
-
-# Part II, Task 8: a flow whose layers are known maps -------------------------------------------------------------------
-
-STRETCHES, SHIFTS = RNG.uniform([1.2, 0.7], [1.4, 0.8], (4, 2)) ** [[1], [-1], [1], [1]], RNG.uniform(0.3, 0.8, (4, 2))
-SHIFTS *= [[1], [-1], [1], [-1]]
-NUM = 4000
-
-
-def bend(v, k, inverse=False):
-    """The known map of layer k, or its inverse, with its log-determinant."""
-    a, b = (1 / STRETCHES[k], -SHIFTS[k] / STRETCHES[k]) if inverse else (STRETCHES[k], SHIFTS[k])
-    inner = a * np.arcsinh(v) + b
-    return np.sinh(inner), (np.log(a) + np.log(np.cosh(inner)) - np.log(1 + v * v) / 2).sum(-1)
-
-
-def chain(v, order, inverse=True):
-    """v through the maps in an order: where it ends, and the sum of the log-determinants."""
-    total = 0
-    for k in order:
-        v, log_det = bend(v, k, inverse)
-        total = total + log_det
-    return v, total
-
-
-def log_normal(z):
-    return -np.square(z).sum(-1) / 2 - math.log(2 * math.pi)
-
-
-FORWARDS, BACK = range(4), range(3, -1, -1)
-LOG_PROB_MISTAKES = {  # from x, its z and the sum of the inverse log-determinants
-    "the prior is evaluated at x instead of z": lambda x, z, total: log_normal(x) + total,
-    "the log-determinants are subtracted instead of added, or the other way round": lambda x, z, total: log_normal(z) - total,
-    "the log-determinants are left out": lambda x, z, total: log_normal(z),
-    "log p(z) is left out": lambda x, z, total: total,
-    "the log-determinants are summed over the batch": lambda x, z, total: log_normal(z) + np.sum(total),
-    "it is summed over the batch": lambda x, z, total: np.full(len(x), np.sum(log_normal(z) + total)),
-    "it is minus the log-probability": lambda x, z, total: -log_normal(z) - total,
-    "it is the probability, not its logarithm": lambda x, z, total: np.exp(log_normal(z) + total),
-}
-ORDERS = {
-    "the layers are inverted in the wrong order, first to last": {"order": FORWARDS},
-    "the layers run forward instead of being inverted": {"order": FORWARDS, "inverse": False},
-    "the layers run forward, and last to first": {"order": BACK, "inverse": False},
-    "the first layer is left out": {"order": BACK[:-1]},
-    "the last layer is left out": {"order": BACK[1:]},
-}
-
-
-@check(GIVEN, "the flow has as many layers as asked for, with masks (1, 0) and (0, 1) in turn")
-def flow_layers(a):
-    for key, count in (("layers1", 1), ("layers3", 3), ("layers", 4)):
-        found = a("coupling_flow", key)
-        expect(found == count, f"CouplingFlow({count}) has {found} layers")
-    masks = a.array("coupling_flow", "masks", 4, 2)
-    expect(not (masks == masks[0]).all(), "all layers have the same mask: the masks never alternate")
-    expect((masks == np.array(MASKS * 2)).all(), f"the masks are {masks.astype(int).tolist()}")
-
-
-@check(GIVEN, "the prior is the standard normal distribution")
-def prior(a):
-    compare("log p(z)", a.array("coupling_flow", "prior", 15), lambda: log_normal(X), otherwise="the prior is another distribution")
-    normal_noise(a.array("coupling_flow", "prior_samples", NUM, 2))
-
-
-def follows_from_the_prior(a):
-    try:
-        prior(a)
-    except (Fault, NotJudged):
-        raise NotJudged("because the prior is another distribution") from None
-
-
-@check(FLOW, "log_probability is log p(z) plus the inverse log-determinants, from the last layer to the first", 4)
-def log_probability(a):
-    found = a("coupling_flow", "log_probability")
-    expect(np.size(found) != 1, "it is one number for 15 samples: summed over the batch")
-    found = numbers("log_probability", found, 15)
-
-    def predict(formula=lambda x, z, total: log_normal(z) + total, order=BACK, inverse=True):
-        return formula(X, *chain(X, order, inverse))[CLOSE]
-
-    if not near(found[CLOSE], predict()):
-        mistakes = {**{words: {"formula": formula} for words, formula in LOG_PROB_MISTAKES.items()}, **ORDERS}
-        words = cause(found[CLOSE], predict, mistakes)
-        if words is None:
-            follows_from_the_prior(a)
-        compare("it", found[CLOSE], predict, mistakes)
-    z, total = chain(X, BACK)
-    expect(near(found[FAR], (log_normal(z) + total)[FAR]), "it is right where p(x) is large, and off where it is small: clamped?")
-    one = a("coupling_flow", "one")
-    expect(np.size(one) == 1 and near(np.reshape(one, -1), found[:1]), "one sample alone gives another value than among others")
-    compare("the input afterwards", a.array("coupling_flow", "input", 15, 2), lambda: X, otherwise="it is overwritten in place")
-    of_own, _, steps = a("coupling_flow", "own")
-    numbers("log_probability with the notebook's own layers", of_own, 15)
-
-
-@check(FLOW, "log_probability can be trained: its gradient passes all layers")
-def flow_gradients(a):
-    h, found = 1e-4, a.array("coupling_flow", "slope", 15, 2)
-
-    def log_p(x):
-        z, total = chain(x, BACK)
-        return log_normal(z) + total
-
-    try:
-        log_probability(a)
-    except Exception:
-        raise NotJudged("because log_probability is wrong") from None
-    right = np.stack([(log_p(X + h * e) - log_p(X - h * e)) / (2 * h) for e in np.eye(2)], 1)
-    compare("the gradient by x", found[CLOSE], lambda: right[CLOSE], otherwise="a part of it is cut off from autograd, by detach or no_grad")
-
-
-WAYS = {
-    "": {"order": BACK}, "the layers are applied in the wrong order, last to first": {"order": FORWARDS},
-    "the last layer is left out": {"order": BACK[1:]}, "the first layer is left out": {"order": BACK[:-1]},
-    "no layer is applied": {"order": ()}, "the inverses are applied": {"order": FORWARDS, "inverse": False},
-    "the inverses are applied, last to first": {"order": BACK, "inverse": False},
-}
-
-
-def sampled_way(a):
-    """In which way the samples of sample_x come from the prior: their z and log-determinants undone, or None."""
-    x = numbers("x", of_two("sample_x", a("coupling_flow", "samples"))[0], NUM, 2)
-    for words, way in WAYS.items():
-        z, total = chain(x, **way)
-        if max(np.abs(z.mean(0)).max(), np.abs(np.cov(z.T) - np.eye(2)).max() / 1.5) < 5.5 / math.sqrt(NUM):
-            return words, x, z, total
-    return None, x, *chain(x, BACK)
-
-
-@check(FLOW, "sample_x passes samples of the prior through all layers, first to last", 3)
-def sample_x(a):
-    words, x, z, _ = sampled_way(a)
-    expect(not words, str(words))
-    try:
-        normal_noise(z)
-    except Fault as fault:
-        follows_from_the_prior(a)
-        raise Fault(f"undone by the inverses, {fault}") from None
-    first, second = a("coupling_flow", "again")
-    expect(not np.array_equal(first, second), "every call gives the same samples: a seed is fixed inside")
-    expect(np.shape(of_two("sample_x(1)", a("coupling_flow", "one_sample"))[0]) == (1, 2), "sample_x(1) does not have the shape (1, 2)")
-
-
-@check(FLOW, "log_prob of sample_x is log p of the samples that come with it", 3)
-def sample_x_log_prob(a):
-    words, x, z, total = sampled_way(a)
-    found = numbers("log_prob", of_two("sample_x", a("coupling_flow", "samples"))[1], NUM)
-    middle = np.abs(x).max(1) < 30
-
-    def predict(formula=lambda x, z, total: log_normal(z) + total):
-        return formula(x, z, total)[middle]
-
-    if words != "":
-        if words is None or near(found[middle], predict()):
-            raise NotJudged("because the samples are wrong")
-    compare("it", found[middle], predict, {name: {"formula": formula} for name, formula in LOG_PROB_MISTAKES.items()})
-
-
-@check(FLOW, "the first of sample_x_each_step is a sample of the prior")
-def first_step(a):
-    steps = a("coupling_flow", "steps")
-    expect(isinstance(steps, list) and steps, "it is not a list")
-    try:
-        normal_noise(numbers("the first step", steps[0], NUM, 2))
-    except Fault as fault:
-        follows_from_the_prior(a)
-        lost = len(steps) < 5 and "the samples of the prior are missing at its start"
-        raise Fault(lost or str(fault)) from None
-    first, second = a("coupling_flow", "steps_again")
-    expect(not np.array_equal(first, second), "every call gives the same samples: a seed is fixed inside")
-
-
-@check(FLOW, "each step of sample_x_each_step is the one before, passed through the next layer", 3)
-def next_steps(a):
-    steps = [numbers(f"step {k}", step, NUM, 2) for k, step in enumerate(a("coupling_flow", "steps"))]
-    if len(steps) == 4 and near_logs(steps[1], bend(steps[0], 1)[0]):
-        raise NotJudged("because the samples of the prior are missing at the start")
-    lost = ": the samples after the last layer are missing" if len(steps) == 4 else ""
-    expect(len(steps) == 5, f"it has {len(steps)} elements for 4 layers, not 5{lost}")
-    for k, (before, after) in enumerate(zip(steps, steps[1:])):
-        ways = {"the layer is not applied": before, "the layer is inverted": bend(before, k, True)[0],
-                "the layers come in the wrong order": bend(before, 3 - k)[0], "it starts from the prior again": bend(steps[0], k)[0]}
-        if not near_logs(after, bend(before, k)[0]):
-            words = next((words for words, way in ways.items() if near_logs(after, way)), "they are not what the layer gives")
-            raise Fault(f"step {k + 1}: {words}")
-
-
-def near_logs(actual, expected):
-    """Whether numbers of very different sizes agree."""
-    return near(np.arcsinh(actual), np.arcsinh(expected))
-
-
-# Given code: training, of a model that has but a centre to learn -------------------------------------------------------
-
-RATE, START, STEEP = 1e-3, 100.0, 300.0  # of the optimizer; where the centre starts; how steep the first four steps are
-RUNS = {  # number of samples, after how many steps the loss is lowest, what else train is given
-    "short": (700, None, {"epochs": 3}), "batches": (700, None, {"epochs": 2, "batch_size": 100}),
-    "long": (20, None, {"epochs": 120}), "default": (20, None, {}),
-    "many": (5000, 41.4, {"epochs": 4, "batch_size": 250}), "few": (4990, 41.4, {"epochs": 4, "batch_size": 250}),
-}
-
-
-def trained(a, key):
-    """How train went about a run: batches of training and validation as indices, with the centre before each."""
-    found, num = a("training", key), RUNS[key][0]
-    index = {np.float32(x): i for i, x in enumerate(POINTS[:num, 0])}
-    expect(isinstance(found, dict), "train does not return a model and two lists of losses")
-    batches = [[index.get(np.float32(x)) for x in batch] for batch in found["batches"]]
-    expect(not any(None in batch for batch in batches), "log_probability gets samples that are not those of the data")
-    expect(len(found["losses"]) == 2, "train does not return a model and two lists of losses")
-    centres = np.stack([*found["centres"], found["end"]])
-    steps = [not np.array_equal(*pair) for pair in zip(centres, centres[1:])]
-    if batches[-1] in [batch for batch, step in zip(batches[:-1], steps) if not step]:
-        steps[-1] = False  # after a batch of validation: the best weights are loaded into the model
-    weights = np.where(np.cumsum([0, *steps[:-1]]) < 4, STEEP, 1)
-    notes = [list(note) for note in zip(batches, centres, weights)]
-    parts = [[note for note, step in zip(notes, steps) if step == wanted] for wanted in (True, False)]
-    epochs = len(found["losses"][0])
-    expect(parts[0] and epochs and len(parts[0]) % epochs == 0, f"there are {len(parts[0])} steps in {epochs} epochs")
-    path = np.stack([*(note[1] for note in parts[0]), centres[len(steps) - 1 - steps[::-1].index(True) + 1]])
-    return SimpleNamespace(training=parts[0], validation=parts[1], epochs=epochs, path=path, losses=found["losses"],
-                           batches=[note[0] for note in parts[0]], returned=found["returned"])
-
-
-def used(part):
-    return {i for batch, *_ in part for i in batch}
-
-
-@check(TRAINING, "to_np gives a NumPy array, and train trains the notebook's own flow")
-def train_runs(a):
-    expect(a("training", "to_np") == ["ndarray"], "to_np does not give a NumPy array")
-    losses = a("training", "own")
-    expect(isinstance(losses, list) and len(losses) == 2, "train does not return three values")
-    for part in losses:
-        expect(len(part) == 3, f"there are {len(part)} losses for 3 epochs")
-        expect(np.isfinite(np.array([np.reshape(loss, -1)[0] for loss in part], float)).all(), "a loss is not finite")
-
-
-@check(TRAINING, "nine tenths of the samples, drawn at random, are for training and the others for validation")
-def split(a):
-    seen = trained(a, "short")
-    training, validation = used(seen.training), used(seen.validation)
-    expect(not training & validation, f"{len(training & validation)} of 700 samples are for both")
-    found = len(training), len(validation)
-    expect(found == (630, 70), f"of 700 samples {found[0]} are for training and {found[1]} for validation, not 630 and 70")
-    expect(max(training) - min(training) >= 630, "they are taken in the order of the data, not at random")
-
-
-@check(TRAINING, "a batch has 64 samples, or batch_size, and the batches are the same in each epoch")
-def batches(a):
-    for key, size in (("short", 64), ("batches", 100)):
-        seen = trained(a, key)
-        epoch = seen.batches[: len(seen.batches) // seen.epochs]
-        sizes, num = [len(batch) for batch in epoch], 700 - len(used(seen.validation))
-        words = ": the last, smaller one is dropped" if set(sizes) == {size} else ""
-        expect(sizes == [size] * (num // size) + [num % size] * (num % size > 0),
-               f"they have {', '.join(map(str, sizes))} samples{words}")
-        expect(seen.batches == seen.epochs * epoch, "the samples are shuffled anew in each epoch, which the handout's train does not do")
-
-
-def path_by(seen, kind="Adam", lr=RATE, reset=True, clip=None, value=None, **options):
-    """The centre after each step, in units of the rate, if an optimizer takes the steps."""
-    import torch
-
-    centre = torch.nn.Parameter(torch.full((2,), START, dtype=torch.float64))
-    optimizer, path = getattr(torch.optim, kind)([centre], lr=lr, **options), [START * np.ones(2)]
-    for batch, _, weight in seen.training:
-        if reset:
-            optimizer.zero_grad()
-        points = torch.from_numpy(POINTS[batch].astype(np.float32))
-        (weight * (points - (centre - START)).square().sum(-1).mean() / 2).backward()
-        if clip:
-            torch.nn.utils.clip_grad_norm_([centre], clip)
-        if value:
-            torch.nn.utils.clip_grad_value_([centre], value)
-        optimizer.step()
-        path.append(centre.detach().numpy().copy())
-    return (np.stack(path) - START) / RATE
-
-
-OPTIMIZER_MISTAKES = {
-    **{f"the learning rate is {rate}": {"lr": rate} for rate in (0.1, 0.01, 0.005, 0.002, 5e-4, 1e-4)},
-    **{f"it is SGD with learning rate {rate}": {"kind": "SGD", "lr": rate} for rate in (0.001, 0.01, 0.1)},
-    **{f"its weight decay is {decay}": {"weight_decay": decay} for decay in (1e-2, 1e-3, 1e-4, 1e-5)},
-    **{f"it is {kind}": {"kind": kind} for kind in ("AdamW", "RMSprop", "NAdam", "Adamax")},
-    "it uses amsgrad": {"amsgrad": True},
-    "gradients are not set to zero before each step": {"reset": False},
-    **{f"gradients are clipped to the norm {norm}": {"clip": norm} for norm in (0.1, 0.5, 1, 2, 5, 10)},
-    **{f"gradients are clipped to the value {value}": {"value": value} for value in (0.1, 0.5, 1, 5)},
-}
-
-
-@check(TRAINING, "the optimizer is Adam with learning rate 0.001, the same in all epochs")
-def optimizer(a):
-    for key in ("short", "long"):
-        seen = trained(a, key)
-        path, right = (seen.path - START) / RATE, path_by(seen)
-        if not np.allclose(path, right, rtol=1e-4, atol=1e-4):
-            found = (words for words, mistake in OPTIMIZER_MISTAKES.items()
-                     if np.allclose(path, path_by(seen, **mistake), rtol=1e-4, atol=1e-4))
-            size = 1 + len(path) // seen.epochs
-            changing = np.allclose(path[:size], right[:size], atol=1e-4) and "the learning rate or the loop changes after an epoch"
-            raise Fault(next(found, changing or "no usual optimizer moves a weight so"))
-
-
-@check(TRAINING, "a loss is the mean of -log p over the batches of its epoch")
-def losses(a):
-    seen, means = trained(a, "short"), {}
-    for what, part, found in zip(("training", "validation"), (seen.training, seen.validation), seen.losses):
-        expect(part and len(part) % seen.epochs == 0, f"there are {len(part)} batches of {what} in {seen.epochs} epochs")
-        values = np.array([w * np.square(POINTS[batch] - (centre - START)).sum(-1).mean() / 2 for batch, centre, w in part])
-        values, sizes = (np.reshape(v, (seen.epochs, -1)) for v in (values, [len(batch) for batch, *_ in part]))
-        if not near(np.array(found, float), (values * sizes).sum(1) / sizes.sum(1)):  # which is as good
-            mistakes = {"they are sums over the batches": values.sum(1), "they are negative": -values.mean(1), **means}
-            compare(f"the losses of {what}", numbers("the losses", found, seen.epochs), lambda v=values.mean(1): v,
-                    {words: {"v": value} for words, value in mistakes.items()})
-        means[f"they are those of {what}"] = values.mean(1)
-
-
-@check(TRAINING, "without other arguments there are 100 epochs, and as many as asked for with them")
-def epochs(a):
-    for key, wanted in (("default", 100), ("long", 120)):
-        found = trained(a, key).epochs
-        expect(found == wanted, f"there are {found} epochs, not {wanted}")
-
-
-@check(TRAINING, "with 500 samples for validation the best weights are returned, with fewer the last")
-def best_weights(a):
-    # Of 18 steps an epoch, step 41 has the lowest loss: for validation, epoch 2 is next to it, for training epoch 3.
-    which = {1: "first ones", 2: "ones of the lowest validation loss", 3: "ones of the lowest training loss", 4: "last ones"}
-    for key, kept in (("many", 2), ("few", 4)):
-        seen = trained(a, key)
-        found = [4 * step / len(seen.training) for step, centre in enumerate(seen.path) if np.array_equal(centre, seen.returned)]
-        expect(found[:1] == [kept], f"with {len(used(seen.validation))} samples for validation it returns the "
-                                    f"{which.get(found[0] if found else 0, 'ones of no epoch')}, not the {which[kept]}")
-
-
-INPUTS = {
-    "seed": SEED, "seconds": 20, "means": MIXTURE_MEANS, "close_means": MEANS, "plane": PLANE, "points": POINTS,
-    "bandwidths": BANDWIDTHS, "xs": XS, "ys": YS, "masks": MASKS, "x": X, "scale_factor": SCALE_FACTOR,
-    "s_weights": WEIGHTS["s"], "t_weights": WEIGHTS["t"], "stretches": STRETCHES, "shifts": SHIFTS, "num": NUM,
-    "far": START, "steep": STEEP, "runs": RUNS,
-}

@@ -33,42 +33,47 @@ def called(function, seed, **arguments):
 
 
 def mixture(its, inputs, report):
-    seed, means, sample = inputs["seed"], array(inputs["means"]), its.sample_gaussian_mixture
-    for key, start in (("samples", seed), ("others", seed + 1)):
-        report(key, lambda start=start: called(sample, start, num_samples=20_000, sigma=0.5, means=means))
-    report("batches", lambda: np.stack([called(sample, seed + 2 + i, num_samples=400, sigma=0.5, means=means)
-                                        for i in range(200)]))
-    report("density", lambda: its.gaussian_mixture_density(array(inputs["plane"]), 0.5, array(inputs["close_means"])))
+    means, seed = array(inputs["means"]), inputs["seed"]
+
+    def draw(num, i):
+        return called(its.sample_gaussian_mixture, seed + i, num_samples=num, sigma=0.5, means=means)
+
+    report("samples", lambda: draw(20_000, 0))
+    report("batches", lambda: np.stack([draw(400, i) for i in range(1, 201)]))
+    report("fresh", lambda: not np.array_equal(draw(9, 0), draw(9, 1)))
 
 
 def spiral(its, inputs, report):
-    for key, start in (("samples", inputs["seed"]), ("others", inputs["seed"] + 1)):
-        report(key, lambda start=start: called(its.sample_spiral, start, num_samples=40_000))
-    report("density", lambda: its.spiral_density(array(inputs["plane"])))
+    report("samples", lambda: called(its.sample_spiral, inputs["seed"], num_samples=30_000))
+    report("fresh", lambda: not np.array_equal(*(called(its.sample_spiral, inputs["seed"] + i, num_samples=9) for i in (0, 1))))
 
 
 def kernel(its, inputs, report):
     x, samples = array(inputs["plane"]), array(inputs["points"])[:200]
     for key, H in inputs["bandwidths"].items():
-        report(key, lambda H=H: its.kernel_density_estimate(x, samples, array(H)))
-    report("one", lambda: its.kernel_density_estimate(x[:1], samples, array(inputs["bandwidths"]["full"])))
-    xs, ys = array(inputs["xs"]), array(inputs["ys"])
-    report("grid", lambda: its.kernel_density_on_grid(xs, ys, samples, array(inputs["bandwidths"]["full"])))
+        report(key, lambda H=H: its.kernel_density_estimate(x=x, samples=samples, H=array(H)))
+    full = array(inputs["bandwidths"]["full"])
+    report("one", lambda: its.kernel_density_estimate(x=x[:1], samples=samples, H=full))
+    report("grid", lambda: its.kernel_density_on_grid(xs=x[:6, 0], ys=x[:6, 1], samples=samples, H=full))
+    report("mixture", lambda: its.gaussian_mixture_density(x=x, sigma=0.6, means=array(inputs["means"]) / 100))
+    report("spiral", lambda: its.spiral_density(x=x))
 
 
-def toy_sets(its, inputs, report):
-    for dist_type in SETS:
-        report(dist_type, lambda name=dist_type: its.sample_2d_datasets(name, 300, 4, num_gaussians=3))
+def data(its, inputs, report):
+    report("sets", lambda: [its.sample_2d_datasets(name, 300, 4, num_gaussians=3) for name in SETS])
     report("default", lambda: its.sample_2d_datasets("GaussiansRot"))
-    report("Squares", lambda: its.sample_2d_datasets("Squares"))
+    report("Squares", lambda: refused(its.sample_2d_datasets, "Squares"))
+    report("items", lambda: [[len(data), *(data[i] for i in (0, 7, 19))] for data in (
+        its.ToyDataset("GaussiansRot"), its.ToyDataset("GaussiansRot", 40, 3, 7), its.ToyDataset("Moons", num_samples=50))])
+    report("dtype", lambda: str(its.ToyDataset("Moons", num_samples=50)[7].dtype))
 
 
-def toy_items(its, inputs, report):
-    report("type", lambda: str(its.ToyDataset("Moons", num_samples=50)[7].dtype))
-    for key, arguments in (("default", ["GaussiansRot"]), ("given", ["GaussiansRot", 40, 3, 7])):
-        data = its.ToyDataset(*arguments)
-        report(f"{key} length", lambda data=data: len(data))
-        report(key, lambda data=data: [data[i] for i in range(20)])
+def refused(function, *arguments):
+    try:
+        function(*arguments)
+    except Exception:
+        return True
+    return False
 
 
 def fill(parameters, values):
@@ -79,26 +84,33 @@ def fill(parameters, values):
         values = np.roll(values, -size)
 
 
+def networks(its, inputs, report):
+    layer, x = its.CouplingLayer(tensor([1.0, 0.0])), 3 * tensor(inputs["x"])
+    report("parts", lambda: [layer.mask, layer.scale_factor])
+    report("learned", lambda: [layer.mask.requires_grad, layer.scale_factor.requires_grad])
+    for name in ("s_func", "t_func"):
+        function = getattr(layer, name)
+        report(f"{name} shapes", lambda function=function: [list(p.shape) for p in function.parameters()])
+        fill(function.parameters(), array(inputs["weights"]))
+        report(name, lambda function=function: function(x))
+
+
 def coupling_layer(its, inputs, report):
-    x = tensor(inputs["x"])
-    for k, mask in enumerate(inputs["masks"]):
-        layer = its.CouplingLayer(tensor(mask))
-        report(f"mask{k}", lambda layer=layer: layer.mask)
-        report("learned", lambda layer=layer: {name: getattr(layer, name).requires_grad for name in ("mask", "scale_factor")})
-        report("scale_factor", lambda layer=layer: layer.scale_factor)
+    layers = [its.CouplingLayer(tensor(mask)) for mask in ([1.0, 0.0], [0.0, 1.0])]
+    for layer in layers:
+        # Its networks are known ones, so that it is the layer alone that is asked.
+        layer.s_func, layer.t_func = (torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
+                                      for _ in range(2))
+        fill([*layer.s_func.parameters(), *layer.t_func.parameters()], array(inputs["weights"]))
         fill([layer.scale_factor], array(inputs["scale_factor"]))
-        for name in ("s", "t"):
-            function, values = getattr(layer, f"{name}_func"), array(inputs[f"{name}_weights"])
-            report(f"{name}_shapes", lambda function=function: [list(p.shape) for p in function.parameters()])
-            fill(function.parameters(), values)
-            report(f"{name}_seen", lambda function=function: function(x))
-            for key, kept in (("kept", mask), ("all", [1, 1]), ("moved", [1 - one for one in mask])):
-                report(f"{name}_{key}{k}", lambda function=function, kept=kept: function(x * tensor(kept)))
-        for way, move in (("forward", layer), ("inverse", layer.inverse)):
-            report(f"{way}{k}", lambda move=move: move(x.clone()))
-            report(f"{way}_one{k}", lambda move=move: move(x[:1].clone()))
-            report(f"{way}_input{k}", lambda move=move: changed(move, x))
-            report(f"{way}_gradients{k}", lambda move=move, layer=layer: gradients(layer, move(x.clone())))
+    x, far = tensor(inputs["x"]), 30 * tensor(inputs["x"])
+    for way in ("forward", "inverse"):
+        moves = [getattr(layer, way) for layer in layers]
+        report(way, lambda moves=moves: [list(move(x.clone())) for move in moves])
+        report(f"{way} far", lambda moves=moves: [list(move(far.clone())) for move in moves])
+        report(f"{way} one", lambda moves=moves: [list(move(x[:1].clone())) for move in moves])
+        report(f"{way} input", lambda moves=moves: changed(moves[0], x))
+        report(f"{way} gradients", lambda moves=moves: [gradients(*pair, x) for pair in zip(layers, moves)])
 
 
 def changed(function, x):
@@ -108,38 +120,39 @@ def changed(function, x):
     return given
 
 
-def gradients(layer, outputs):
-    """Of the sums of an output and of a log-determinant, by scale_factor; and whether the output's reaches both networks."""
-    slopes = [torch.autograd.grad(out.sum(), layer.scale_factor, retain_graph=True)[0] for out in outputs]
-    first = [next(function.parameters()) for function in (layer.s_func, layer.t_func)]
-    reached = torch.autograd.grad(outputs[0].sum(), first, allow_unused=True)
-    return [*slopes, *(slope is not None and bool(slope.any()) for slope in reached)]
+def gradients(layer, move, x):
+    """Of the sums of outputs and of log-determinants, by all that is learned; zeros where autograd does not reach."""
+    learned = [layer.scale_factor, *layer.s_func.parameters(), *layer.t_func.parameters()]
+    return [[slope(out, parameter) for parameter in learned] for out in move(x.clone())]
+
+
+def slope(out, of):
+    if not (out.requires_grad and of.requires_grad):
+        return torch.zeros_like(of)
+    found = torch.autograd.grad(out.sum(), of, retain_graph=True, allow_unused=True)[0]
+    return torch.zeros_like(of) if found is None else found
 
 
 def coupling_flow(its, inputs, report):
-    flow, num = its.CouplingFlow(len(inputs["stretches"])), inputs["num"]
-    for count in (1, 3):
-        report(f"layers{count}", lambda count=count: len(its.CouplingFlow(count).layers))
-    report("layers", lambda: len(flow.layers))
+    flow, num, x, far = its.CouplingFlow(4), inputs["num"], tensor(inputs["x"]), 30 * tensor(inputs["x"])
+    report("layers", lambda: [len(its.CouplingFlow(count).layers) for count in (1, 3, 4)])
     report("masks", lambda: [layer.mask for layer in flow.layers])
-    report("prior", lambda: flow.prior.log_prob(tensor(inputs["x"])).reshape(len(inputs["x"]), -1).sum(1))
-    report("prior_samples", lambda: flow.prior.sample((num,)))
-    fill([p for name, p in flow.named_parameters() if not name.endswith("mask")], array(inputs["s_weights"]))
-    report("own", lambda: [flow.log_probability(tensor(inputs["x"])), flow.sample_x(9)[0], len(flow.sample_x_each_step(9))])
+    report("prior", lambda: flow.prior.log_prob(x).reshape(len(x), -1).sum(1))
+    report("own", lambda: [list(np.shape(flow.log_probability(x))), len(flow.sample_x(9)), len(flow.sample_x_each_step(9))])
     # From here on its layers are known maps, so that it is the flow alone that is asked.
     for layer, stretch, shift in zip(flow.layers, inputs["stretches"], inputs["shifts"]):
         layer.forward, layer.inverse = known_map(tensor(stretch), tensor(shift))
-    x = tensor(inputs["x"])
     report("log_probability", lambda: flow.log_probability(x.clone()))
+    report("far", lambda: flow.log_probability(far.clone()))
     report("one", lambda: flow.log_probability(x[:1].clone()))
     report("input", lambda: changed(flow.log_probability, x))
     leaf = x.clone().requires_grad_()
-    report("slope", lambda: torch.autograd.grad(flow.log_probability(1 * leaf).sum(), leaf)[0])
-    report("samples", lambda: flow.sample_x(num))
-    report("again", lambda: [flow.sample_x(9)[0] for _ in range(2)])
-    report("one_sample", lambda: flow.sample_x(1))
+    report("slope", lambda: slope(flow.log_probability(1 * leaf), leaf))
+    report("sample_x", lambda: list(flow.sample_x(num)))
+    report("sample_x fresh", lambda: not torch.equal(flow.sample_x(9)[0], flow.sample_x(9)[0]))
+    report("sample_x one", lambda: [list(np.shape(part)) for part in flow.sample_x(1)][0])
     report("steps", lambda: list(flow.sample_x_each_step(num)))
-    report("steps_again", lambda: [flow.sample_x_each_step(9)[0] for _ in range(2)])
+    report("steps fresh", lambda: not torch.equal(flow.sample_x_each_step(9)[0], flow.sample_x_each_step(9)[0]))
 
 
 def known_map(stretch, shift):
@@ -153,10 +166,10 @@ def known_map(stretch, shift):
 
 
 def training(its, inputs, report):
-    report("to_np", lambda: [type(its.to_np(tensor([1.0, 2.0]).requires_grad_())).__name__])
-    report("own", lambda: its.train(its.CouplingFlow(2), its.ToyDataset("GaussiansGrid", num_samples=100), epochs=3)[1:])
     for key, (num, lowest, options) in inputs["runs"].items():
         report(key, lambda num=num, lowest=lowest, options=options: watched(its, inputs, num, lowest, options))
+    report("to_np", lambda: type(its.to_np(tensor([1.0, 2.0]).requires_grad_())).__name__)
+    report("own", lambda: len(its.train(its.CouplingFlow(2), its.ToyDataset("GaussiansGrid", num_samples=100), epochs=3)[1]))
 
 
 def watched(its, inputs, num, lowest, options):
@@ -181,4 +194,4 @@ def watched(its, inputs, num, lowest, options):
             "returned": returned.centre, "losses": [[float(loss) for loss in part] for part in losses]}
 
 
-QUESTIONS = (mixture, spiral, kernel, toy_sets, toy_items, coupling_layer, coupling_flow, training)
+QUESTIONS = (mixture, spiral, kernel, data, networks, coupling_layer, coupling_flow, training)
