@@ -129,7 +129,12 @@ def grade(path, options):
         points.append(round(earned, 1) if shares else "")
         total, most = total + earned, most + (weight if shares else 0)
         lines += ["", f"## {task}: " + (f"{earned:.1f} of {weight} points" if shares else "not graded")]
-        lines += [f"- {outcome}: {check.title}" + (f": {printable(message)}" if message else "") for check, outcome, message in mine]
+        titles = {}  # of the same outcome, for the same reason
+        for check, outcome, message in mine:
+            titles.setdefault((outcome, message), []).append(check.title)
+        lines += [f"- {outcome}: {'; '.join(same)}" + (f": **{printable(message)}**" if message else "")
+                  for (outcome, message), same in titles.items() if outcome != "PASS"]
+        lines += [f"- PASS: {title}" for title in titles.get(("PASS", ""), [])]
     status = f"graded in part: {run.stopped}" if run.stopped else "graded"
     status += "" if not options.unsafe else ", not isolated"
     head = [f"**{total:.1f} of {most} points**, {printable(status)}", "", NOT_GRADED, *remarks(run)]
@@ -152,7 +157,7 @@ def remarks(run):
     lines += [f"{name} is not installed here: a stand-in without effect was used" for name in sorted(run.stand_ins)]
     for number, why in sorted({**run.failed, **run.skipped}.items()):
         lines.append(f"cell {number} {'was left out, because ' if number in run.skipped else ''}"
-                     + (why or "takes more than a few seconds, and was interrupted"))
+                     + why)
     return ["", "Remarks:", *(f"- {printable(line)}" for line in lines)] if lines else []
 
 

@@ -10,6 +10,7 @@ import secrets
 import signal
 from collections import namedtuple
 from functools import cache, partial
+from itertools import islice
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -21,7 +22,7 @@ from grader import inside, probes, sandbox
 from grader.mistakes import ALL, DENSITIES, ESTIMATE, FLOW, GIVEN, LAYER, SAMPLERS, TRAINING, changed
 
 SOLUTION = (Path(__file__).parent / "solution.txt").read_text()
-RIGHT = SOLUTION.partition("# %% from here on it is used")[0]
+RIGHT = SOLUTION.partition("# From here on it is used")[0]
 RNG = np.random.default_rng(secrets.randbits(64))  # nobody knows the inputs before
 MEANS = 100 * np.array([[0.0, 0.0], [0.0, 2.0], [3.0, 0.0], [2.0, 3.0]])
 SIGNS = np.array([[1], [-1], [1], [-1]])
@@ -226,11 +227,15 @@ CHECKS += [
 # The right answers, and those of the usual mistakes ------------------------------------------------------------------
 
 
+def module_of(text):
+    module = ModuleType("solution")
+    exec(text, vars(module))
+    return module
+
+
 def load(index):
     """The right solution, or with a mistake, as a module."""
-    module = ModuleType("solution")
-    exec(RIGHT if index is None else changed(RIGHT, *ALL[index][2:]), vars(module))
-    return module
+    return module_of(RIGHT if index is None else changed(RIGHT, *ALL[index][2:]))
 
 
 @cache
@@ -268,7 +273,9 @@ def expected(check, index, split):
         value = answers_of(index, check.question, check.key, split).get(check.key)
     else:
         value = known_answers(index, check.question).get(check.key)
-    return check.take(value) if check.take and value is not None else value
+    with contextlib.suppress(Exception):  # of a mistake that leaves nothing to compare
+        return check.take(value) if check.take else value
+    return None
 
 
 def difference(actual, right, tolerance):
@@ -346,6 +353,8 @@ class Judge:
                 outcome, message = "NOT JUDGED", str(reason)
             except NotGraded as reason:
                 outcome, message = "NOT GRADED", str(reason)
+            except Exception as error:  # of an answer that nobody thought of
+                outcome, message = "FAIL", f"the answer makes no sense ({type(error).__name__})"
             self.outcomes[check.title] = outcome
             yield check, outcome, message
 
@@ -355,22 +364,21 @@ class Judge:
         try:
             actual = check.take(value) if check.take else value
             split = seen(value).first if check.question == "training" and isinstance(value, dict) and "end" in value else None
-        except Fault:
-            raise
         except Exception:
             raise Fault(f"it has not the form that is asked for: it is {brief(value)}") from None
         why = self.differs(check, actual, None, split)
         if not why:
             return
-        tasks = {check.task, GIVEN, *([ESTIMATE] if check.task == DENSITIES else [])}
-        causes = [i for i, mistake in enumerate(ALL) if mistake[0] in tasks and not self.differs(check, actual, i, split)]
-        if causes:
+        tasks = {check.task, *([ESTIMATE] if check.task == DENSITIES else []), *([GIVEN] if check.task != TRAINING else [])}
+        likely = sorted(range(len(ALL)), key=lambda i: (check.question, ALL[i][1]) not in self.said)
+        causes = (i for i in likely if ALL[i][0] in tasks and not self.differs(check, actual, i, split))
+        if causes := list(islice(causes, None if check.task != TRAINING else 1)):  # whose mistakes take their time
             task, words, *_ = ALL[max(causes, key=partial(self.fits, check.question))]
             if not words or task != check.task and task == GIVEN:
                 return  # it is as good, or right but for what is said elsewhere
             self.say(words, check.question)
         if check.after and self.outcomes[check.after] != "PASS":
-            raise NotJudged(f"because of what is said of {check.after}")
+            raise NotJudged(f"because that is not right: {check.after}")
         raise Fault(why)
 
     def differs(self, check, actual, index, split):
@@ -393,7 +401,7 @@ class Judge:
     def say(self, words, question=None):
         """A Fault in these words; where they are said already, it is not judged."""
         if (question, words) in self.said:
-            raise NotJudged(f"because of what is said above: {words}")
+            raise NotJudged(f"because of what is said elsewhere: {words}")
         self.said.add((question, words))
         raise Fault(words)
 

@@ -139,9 +139,13 @@ def coupling_flow(its, inputs, report):
     report("masks", lambda: [layer.mask for layer in flow.layers])
     report("prior", lambda: flow.prior.log_prob(x).reshape(len(x), -1).sum(1))
     report("own", lambda: [list(np.shape(flow.log_probability(x))), len(flow.sample_x(9)), len(flow.sample_x_each_step(9))])
+    try:
+        column = flow.layers[0].forward(x)[1].dim() == 2
+    except Exception:  # which is said of the layer
+        column = False
     # From here on its layers are known maps, so that it is the flow alone that is asked.
     for layer, stretch, shift in zip(flow.layers, inputs["stretches"], inputs["shifts"]):
-        layer.forward, layer.inverse = known_map(tensor(stretch), tensor(shift))
+        layer.forward, layer.inverse = known_map(tensor(stretch), tensor(shift), column)
     report("log_probability", lambda: flow.log_probability(x.clone()))
     report("far", lambda: flow.log_probability(far.clone()))
     report("one", lambda: flow.log_probability(x[:1].clone()))
@@ -155,12 +159,12 @@ def coupling_flow(its, inputs, report):
     report("steps fresh", lambda: not torch.equal(flow.sample_x_each_step(9)[0], flow.sample_x_each_step(9)[0]))
 
 
-def known_map(stretch, shift):
-    """A map of each coordinate, sinh(stretch · asinh z + shift), and its inverse, each with its log-determinant."""
+def known_map(stretch, shift, column=False):
+    """A map of each coordinate, sinh(stretch · asinh z + shift), and its inverse, each with its log-determinant (B,) or (B, 1)."""
     def bend(z, a, b):
         inner = a * torch.asinh(z) + b
         log_slope = a.abs().log() + inner.cosh().log() - (1 + z * z).log() / 2
-        return inner.sinh(), log_slope.sum(-1)
+        return inner.sinh(), log_slope.sum(-1, keepdim=column)
 
     return lambda z: bend(z, stretch, shift), lambda x: bend(x, 1 / stretch, -shift / stretch)
 
@@ -174,14 +178,15 @@ def training(its, inputs, report):
 
 def watched(its, inputs, num, lowest, options):
     """What a flow that has but a centre to learn notes in training: batches, the centre before each, at the end, returned."""
-    points, notes = tensor(inputs["points"][:num]), []
+    points, notes, moves = tensor(inputs["points"][:num]), [], []
     data = torch.utils.data.Subset(points, range(num))
     data.data, data.num_samples = points.numpy(), num
 
     class Watched(its.CouplingFlow):
         def log_probability(self, x):
             notes.append((x.detach().clone(), self.centre.detach().clone()))
-            steps = sum(not torch.equal(a, b) for (_, a), (_, b) in zip(notes, notes[1:]))
+            moves.extend([0] if len(notes) > 1 and not torch.equal(notes[-2][1], notes[-1][1]) else [])
+            steps = len(moves)
             if lowest is None:
                 weight = inputs["steep"] if steps < 4 else 1
                 return -weight * (x - (self.centre - inputs["far"])).square().sum(-1) / 2
