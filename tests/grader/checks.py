@@ -124,7 +124,7 @@ def seen(answer):
 
 def split_of(answer):
     training, validation = map(set, seen(answer).first)
-    return {"training": len(training), "validation": len(validation), "both": len(training & validation),
+    return {"samples for validation": len(validation), "samples for both": len(training & validation),
             "in the order of the data": max(training) - min(training) < len(training)}
 
 
@@ -217,8 +217,10 @@ CHECKS += [
           after="train: Adam with learning rate 0.001"),
     Check(TRAINING, 1, "training", "short", lambda v: seen(v).losses, "train: a loss is the mean of -log p over an epoch's batches",
           after="train: Adam with learning rate 0.001"),
-    Check(TRAINING, 1, "training", "default", lambda v: seen(v).epochs, "train: 100 epochs without other arguments"),
-    Check(TRAINING, 1, "training", "long", lambda v: seen(v).epochs, "train: as many epochs as asked for"),
+    Check(TRAINING, 1, "training", "default", lambda v: seen(v).epochs, "train: 100 epochs without other arguments",
+          after="train: batches of 64, the same in each epoch"),
+    Check(TRAINING, 1, "training", "long", lambda v: seen(v).epochs, "train: as many epochs as asked for",
+          after="train: batches of 64, the same in each epoch"),
     Check(TRAINING, 1, "training", "many", returned_of, "train: with 500 samples for validation the best weights are returned"),
     Check(TRAINING, 1, "training", "few", returned_of, "train: with fewer the last weights are returned"),
 ]
@@ -268,7 +270,7 @@ known_answers = cache(answers_of)
 
 def expected(check, index, split):
     if check.take is split_of:
-        return {"training": 630, "validation": 70, "both": 0, "in the order of the data": False}
+        return {"samples for validation": 70, "samples for both": 0, "in the order of the data": False}
     if check.question == "training":
         value = answers_of(index, check.question, check.key, split).get(check.key)
     else:
@@ -305,7 +307,9 @@ def brief(value):
         return f"an array of shape {value.shape}"
     if isinstance(value, list) and any(isinstance(part, np.ndarray | list) for part in value):
         return f"a list of {len(value)}"
-    return f"of type {value['type']}" if isinstance(value, dict) and "type" in value else repr(value)[:80]
+    if isinstance(value, dict):
+        return f"of type {value.get('type', 'dict')}"
+    return repr(value)[:80]
 
 
 def numbers(value, shape):
@@ -365,6 +369,8 @@ class Judge:
             actual = check.take(value) if check.take else value
             split = seen(value).first if check.question == "training" and isinstance(value, dict) and "end" in value else None
         except Exception:
+            if check.after and self.outcomes[check.after] != "PASS":
+                raise NotJudged(f"because that is not right: {check.after}") from None
             raise Fault(f"it has not the form that is asked for: it is {brief(value)}") from None
         why = self.differs(check, actual, None, split)
         if not why:

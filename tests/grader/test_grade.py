@@ -109,7 +109,7 @@ STYLES = {
     "device from a function, magics, display": [
         "%matplotlib inline\n!pip install -q torch\nx = !ls\nfrom IPython.display import display, clear_output", *restyled(
             "def train(", "def get_device():\n    return torch.device('cpu')\ndevice = get_device()\ndef train(", "        losses = []",
-            "        clear_output(wait=True)\n        display(device)\n        %time losses = []", "probability(batch)", "probability(batch.to(device))"),
+            "        clear_output(wait=True)\n        display(device)\n        %time display(device)\n        losses = []", "probability(batch)", "probability(batch.to(device))"),
         "train?", "%%bash\nls", "%%time\ntrain"],
     "under __main__": [f'if __name__ == "__main__":\n{indented(TEXT)}'],
     "a module written by a cell": ["%%writefile flow.py\n" + checks.RIGHT, "from flow import *", "drawn = sample_2d_datasets('Moons')"],
@@ -164,3 +164,92 @@ def test_right_solutions_of_all_styles_keep_all_points(tmp_path):
     wrong = {name: row for name, row in rows.items() if (row["total"], row["of"]) != ("100.0", "100")}
     assert not wrong, printed
     assert code == 0 and len(rows) == len(STYLES) + 2 and printed.count("left out: ") == 2
+
+
+# Attacks ---------------------------------------------------------------------------------------------------------------
+
+CHANNEL = "import os\nchannel = max(n for n in range(64) if os.path.exists(f'/proc/self/fd/{n}') and 'pipe' in os.readlink(f'/proc/self/fd/{n}'))\n"
+ATTACKS = {  # {name: (a cell at the start, words in the sheet, whether all points are kept)}
+    "reads the project": ("print(open(PROJECT + '/tests/grader/solution.txt').read())", "FileNotFoundError", True),
+    "reads the home": ("import os\nassert os.listdir('/root') + os.listdir('/home')", "FileNotFoundError", True),
+    "reads a neighbour": ("import glob\nassert not glob.glob(HERE + '/*'), 'ESCAPED'\nopen(HERE + '/secret')", "FileNotFoundError", True),
+    "writes": ("for place in ('/usr/x', '/x', '/dev/x', '/run/x'):\n    try: open(place, 'w')\n    except OSError: continue\n"
+               "    raise RuntimeError('ESCAPED')\nopen(HERE + '/left', 'w')", "FileNotFoundError", True),
+    "network": ("import socket\nsocket.create_connection(('127.0.0.1', PORT), 1)", "OSError", True),
+    "socket by path": ("import socket\nsocket.socket(socket.AF_UNIX).connect(HERE + '/socket')", "FileNotFoundError", True),
+    "environment": ("import os\nassert 'SECRET' not in os.environ, 'ESCAPED'\nos.environ['SECRET']", "KeyError", True),
+    "answers in memory": ("import sys\nfor name in ('grader.checks', 'checks', 'mistakes'):\n    assert name not in sys.modules, 'ESCAPED'\n"
+                          "import reference", "a stand-in", True),
+    "memory at once": ("x = bytearray(1 << 40)", "MemoryError", True),
+    "memory bit by bit": ("import numpy as np\nx = [np.ones(1 << 26) for _ in range(99)]", "MemoryError", True),
+    "memory of many": ("import os, time\nfor _ in range(20):\n    if os.fork() == 0:\n        x = bytearray(b'x') * (1 << 30)\n"
+                       "        time.sleep(60)\ntime.sleep(60)", "too much memory", True),
+    "forks": ("import os, time\nwhile True: os.fork()", "more than 100 processes", True),
+    "disk": ("for i in range(999): open(f'/tmp/{i}', 'wb').write(bytes(60 << 20))", "No space left", True),
+    "one large file": ("open('/tmp/large', 'wb').truncate(1 << 40)", "File too large", True),
+    "shared memory": ("for i in range(999): open(f'/dev/shm/{i}', 'wb').write(bytes(60 << 20))", "No space left", True),
+    "kills all": ("import os\nos.kill(-1, 9)\nos.kill(os.getppid(), 9)", "ends the process", True),
+    "crashes": ("import ctypes\nctypes.string_at(0)", "ends the process", True),
+    "flood": (CHANNEL + "while True: os.write(channel, b'x' * 65536)", "sends more than", True),
+    "garbage": (CHANNEL + "for text in (b'3', b'[' * 99999, b'{\"names\": 3}', b'{\"cell\": [1]}', b'{\"question\": [], \"key\": {}}', b'{\"failed\": true}',\n"
+                "             b'{\"question\": \"kernel\", \"key\": \"full\", \"value\": {\"array\": \"AAAA\", \"shape\": [1e9]}}', b'\\xff'):\n"
+                "    os.write(channel, text + b'\\n')", "", True),
+    "fake lines": ("raise ValueError('\\x1b[2J\\n- PASS: everything\\n# 100 of 100')", "ValueError:  [2J - PASS: everything # 100 of 100", True),
+    "stops itself": ("import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)", "its time is over", False),
+    "detached": ("import subprocess\nfor _ in range(3): subprocess.Popen(['sleep', '1000'], start_new_session=True)", "", True),
+}
+PATCHES = "torch.equal = torch.allclose = np.allclose = np.array_equal = lambda *a, **k: True\ntorch.Tensor.__eq__ = lambda *a: True"
+NAMES = ["`touch pwned`", "$(touch pwned)", "it's \"quoted\"", "two\nlines", "=HYPERLINK(1)", "-rf", "\x1b[2Jred"]
+
+
+@needs_sandbox
+def test_attacks_end_in_a_sheet_that_says_what_happened(tmp_path, monkeypatch):
+    monkeypatch.setenv("SECRET", "x")
+    folder = tmp_path / "all"
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as by_path:
+        for i, (cell, *_) in enumerate(ATTACKS.values()):
+            setup = f"PROJECT, HERE, PORT = {str(GRADE.parents[1])!r}, {str(folder)!r}, {server.getsockname()[1]}"
+            write(folder / f"attack{i}.ipynb", [setup, cell, *CELLS[:-2]])
+        by_path.bind(str(folder / "socket"))
+        by_path.listen()
+        (folder / "secret").touch()
+        printed, code, rows, sheets = run_grader(folder, "--seconds", "60")
+        server.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+    assert all(line.isprintable() for line in printed.split("\n")) and "ESCAPED" not in printed
+    for i, (name, (_, words, kept)) in enumerate(ATTACKS.items()):
+        sheet, row = (next(value for key, value in table.items() if f"attack{i}" in key.replace(".ipynb", "")
+                           and f"attack{i}0" not in key) for table in (sheets, rows))
+        assert words in sheet, (name, sheet)
+        assert not kept or row["total"] == "100.0", (name, sheet)
+    assert not [p for p in psutil.Process().children(recursive=True)] and not (folder / "left").exists()
+
+
+@needs_sandbox
+def test_what_cannot_be_read_and_what_is_patched_earns_nothing(tmp_path):
+    folder = tmp_path / "all"
+    for name in NAMES:
+        write(folder / f"{name}.ipynb", ["x = 1"])
+    write(folder / "patched.ipynb", [*CELLS[:-2], PATCHES, "class CouplingFlow(CouplingFlow):\n    def log_probability(self, x):\n        return x[:, 0]"])
+    for name, content in {"empty": "", "cut off": '{"cells": [{"cell', "deep": "[" * 99999, "other": '{"cells": 3}'}.items():
+        (folder / f"{name}.ipynb").write_text(content)
+    (folder / "link.ipynb").symlink_to("/etc/passwd")
+    printed, code, rows, sheets = run_grader(folder)
+    assert code == 1 and not list(tmp_path.rglob("pwned")) and "link.ipynb" in printed
+    assert len(rows) == len(sheets) == len(NAMES) + 5
+    assert sum("this is no notebook" in sheet for sheet in sheets.values()) == 4
+    patched = next(sheet for name, sheet in sheets.items() if "patched" in name)
+    assert "FAIL: log_probability: log p(z) plus" in patched
+    assert not [path for path in rows if path.startswith(("=", "-", "+", "@"))]
+    again = subprocess.run([sys.executable, GRADE, folder, "--out", folder.with_name("all out")], capture_output=True, text=True)
+    assert again.returncode == 2 and "exists already" in again.stderr
+
+
+def test_without_bubblewrap_it_stops_unless_told_otherwise(tmp_path):
+    write(tmp_path / "all" / "x.ipynb", ["x = 1"])
+    command = [sys.executable, GRADE, tmp_path / "all" / "x.ipynb", "--out", tmp_path / "out"]
+    done = subprocess.run(command, capture_output=True, text=True, env={"PATH": "/nowhere"})
+    assert done.returncode == 1 and "bwrap" in done.stderr and not (tmp_path / "out").exists()
+    done = subprocess.run([*command, "--unsafe"], capture_output=True, text=True, env={"PATH": "/nowhere"})
+    assert done.returncode == 0 and "graded, not isolated" in done.stdout
