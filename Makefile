@@ -1,6 +1,6 @@
 # make             the notebook executed in place, its figures and numbers in figures/, then the report
 # make report      the report alone, from the figures and numbers at hand
-# make test        everything that checks the project; with NOTEBOOK=other.ipynb or a folder, grade sheets
+# make test        everything that checks the project
 # make test-quick  the same in a minute: without what trains, executes the notebook, typesets the report or attacks the grader
 # make benchmark   the speed tables
 # make submission IDS="111111111 222222222"    the two files that the course asks for, in submission/
@@ -65,7 +65,7 @@ submission:
 # A file of tests stays in one process, and the longest come first.
 PYTEST = $(BIN)/python -P -m pytest tests --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 test: $(VENV)/.installed-tests
-	$(PYTEST) --notebook="$(NOTEBOOK)"
+	$(PYTEST)
 
 test-quick: $(VENV)/.installed-tests
 	$(PYTEST) -m "not slow"
