@@ -17,8 +17,8 @@ import numpy as np
 import psutil
 
 HERE = Path(__file__).resolve().parent
-MEMORY, FILES, PROCESSES = 3 << 30, 256 << 20, 100  # bytes of all processes together, bytes on its disk, processes
-LIMITS = {"DATA": MEMORY, "FSIZE": FILES // 4, "NPROC": PROCESSES, "NOFILE": 256, "CORE": 0}  # of each process
+MEMORY, FILES, PROCESSES = 3 << 30, 256 << 20, 60  # bytes of all processes together, bytes on its disk, processes
+LIMITS = {"DATA": MEMORY, "FSIZE": FILES // 4, "NPROC": 2 * PROCESSES, "NOFILE": 256, "CORE": 0}  # of each process
 LONGEST, MOST = 8 << 20, 32 << 20  # bytes of a message and of all
 RESTARTS = 4  # without a cell that ends the process
 ENVIRONMENT = {
@@ -209,3 +209,4 @@ def end(process):
             os.kill(each.pid, signal.SIGKILL)
     process.stdout.close()
     process.wait()
+    psutil.wait_procs(family[1:], timeout=5)  # which gives their memory back

@@ -169,35 +169,37 @@ def test_right_solutions_of_all_styles_keep_all_points(tmp_path):
 # Attacks ---------------------------------------------------------------------------------------------------------------
 
 CHANNEL = "import os\nchannel = max(n for n in range(64) if os.path.exists(f'/proc/self/fd/{n}') and 'pipe' in os.readlink(f'/proc/self/fd/{n}'))\n"
-ATTACKS = {  # {name: (a cell at the start, words in the sheet, whether all points are kept)}
-    "reads the project": ("print(open(PROJECT + '/tests/grader/solution.txt').read())", "FileNotFoundError", True),
-    "reads the home": ("import os\nassert os.listdir('/root') + os.listdir('/home')", "FileNotFoundError", True),
-    "reads a neighbour": ("import glob\nassert not glob.glob(HERE + '/*'), 'ESCAPED'\nopen(HERE + '/secret')", "FileNotFoundError", True),
-    "writes": ("for place in ('/usr/x', '/x', '/dev/x', '/run/x'):\n    try: open(place, 'w')\n    except OSError: continue\n"
-               "    raise RuntimeError('ESCAPED')\nopen(HERE + '/left', 'w')", "FileNotFoundError", True),
-    "network": ("import socket\nsocket.create_connection(('127.0.0.1', PORT), 1)", "OSError", True),
-    "socket by path": ("import socket\nsocket.socket(socket.AF_UNIX).connect(HERE + '/socket')", "FileNotFoundError", True),
-    "environment": ("import os\nassert 'SECRET' not in os.environ, 'ESCAPED'\nos.environ['SECRET']", "KeyError", True),
-    "answers in memory": ("import sys\nfor name in ('grader.checks', 'checks', 'mistakes'):\n    assert name not in sys.modules, 'ESCAPED'\n"
-                          "import reference", "a stand-in", True),
-    "memory at once": ("x = bytearray(1 << 40)", "MemoryError", True),
-    "memory bit by bit": ("import numpy as np\nx = [np.ones(1 << 26) for _ in range(99)]", "MemoryError", True),
-    "memory of many": ("import os, time\nfor _ in range(20):\n    if os.fork() == 0:\n        x = bytearray(b'x') * (1 << 30)\n"
-                       "        time.sleep(60)\ntime.sleep(60)", "too much memory", True),
-    "forks": ("import os, time\nwhile True: os.fork()", "more than 100 processes", True),
-    "disk": ("for i in range(999): open(f'/tmp/{i}', 'wb').write(bytes(60 << 20))", "No space left", True),
-    "one large file": ("open('/tmp/large', 'wb').truncate(1 << 40)", "File too large", True),
-    "shared memory": ("for i in range(999): open(f'/dev/shm/{i}', 'wb').write(bytes(60 << 20))", "No space left", True),
-    "kills all": ("import os\nos.kill(-1, 9)\nos.kill(os.getppid(), 9)", "ends the process", True),
-    "crashes": ("import ctypes\nctypes.string_at(0)", "ends the process", True),
-    "flood": (CHANNEL + "while True: os.write(channel, b'x' * 65536)", "sends more than", True),
-    "garbage": (CHANNEL + "for text in (b'3', b'[' * 99999, b'{\"names\": 3}', b'{\"cell\": [1]}', b'{\"question\": [], \"key\": {}}', b'{\"failed\": true}',\n"
-                "             b'{\"question\": \"kernel\", \"key\": \"full\", \"value\": {\"array\": \"AAAA\", \"shape\": [1e9]}}', b'\\xff'):\n"
-                "    os.write(channel, text + b'\\n')", "", True),
-    "fake lines": ("raise ValueError('\\x1b[2J\\n- PASS: everything\\n# 100 of 100')", "ValueError:  [2J - PASS: everything # 100 of 100", True),
-    "stops itself": ("import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)", "its time is over", False),
-    "detached": ("import subprocess\nfor _ in range(3): subprocess.Popen(['sleep', '1000'], start_new_session=True)", "", True),
-}
+ATTACKS = [  # notebooks of attacks, each with words of its sheet; all points are kept, as the cells that follow are right
+    [
+        ("print(open(PROJECT + '/tests/grader/solution.txt').read())", "cell 2 FileNotFoundError"),
+        ("import os\nassert os.listdir('/root') + os.listdir('/home')", "cell 3 FileNotFoundError"),
+        ("import glob\nassert not glob.glob(HERE + '/*'), 'ESCAPED'\nopen(HERE + '/secret')", "cell 4 FileNotFoundError"),
+        ("for place in ('/usr/x', '/x', '/dev/x', '/run/x'):\n    try: open(place, 'w')\n    except OSError: continue\n"
+         "    raise RuntimeError('ESCAPED')\nopen(HERE + '/left', 'w')", "cell 5 FileNotFoundError"),
+        ("import socket\nsocket.create_connection(('127.0.0.1', PORT), 1)", "cell 6 ConnectionRefusedError"),
+        ("socket.socket(socket.AF_UNIX).connect(HERE + '/socket')", "cell 7 FileNotFoundError"),
+        ("assert 'SECRET' not in os.environ, 'ESCAPED'\nos.environ['SECRET']", "cell 8 KeyError"),
+        ("import sys\nassert not {'grader.checks', 'checks', 'mistakes'} & {*sys.modules}, 'ESCAPED'\nimport checks", "checks is not installed"),
+        ("x = bytearray(1 << 40)", "cell 10 MemoryError"),
+        ("import numpy as np\nx = [np.ones(1 << 28) for _ in range(99)]", "cell 11 _ArrayMemoryError"),
+        ("x = None\nfor i in range(99): open(f'/dev/shm/{i}', 'wb').write(bytes(60 << 20))", "cell 12 OSError: [Errno 28] No space left"),
+        ("open('/tmp/large', 'wb').truncate(1 << 40)", "cell 13 OSError: [Errno 27] File too large"),
+        ("raise ValueError('\\x1b[2J\\n- PASS: everything\\n# 100 of 100')", "cell 14 ValueError:  [2J - PASS: everything # 100 of 100"),
+        ("import subprocess\nfor _ in range(3): subprocess.Popen(['sleep', '1000'], start_new_session=True)", ""),
+        (CHANNEL + "for text in (b'3', b'[' * 99999, b'{\"names\": 3}', b'{\"cell\": [1]}', b'{\"question\": [], \"key\": {}}', b'\\xff',\n"
+         "             b'{\"question\": \"kernel\", \"key\": \"full\", \"value\": {\"array\": \"AAAA\", \"shape\": [1e9]}}'):\n"
+         "    os.write(channel, text + b'\\n')", ""),
+        ("import os\nwhile True: os.fork()", "cell 17 was left out"),
+    ],
+    [
+        ("import ctypes\nctypes.string_at(0)", "cell 2 was left out, because it ends the process"),
+        ("import os\nos.kill(-1, 9)\nos.kill(os.getppid(), 9)", "cell 3 "),
+        (CHANNEL + "while True: os.write(channel, b'x' * 65536)", "cell 4 was left out, because it sends more than"),
+        ("import os, time\nfor _ in range(20):\n    if os.fork() == 0:\n        x = bytearray(b'x') * (1 << 30)\n        time.sleep(60)\n"
+         "time.sleep(60)", "cell 5 was left out, because it takes too much memory"),
+    ],
+]
+STOPPED = "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)"
 PATCHES = "torch.equal = torch.allclose = np.allclose = np.array_equal = lambda *a, **k: True\ntorch.Tensor.__eq__ = lambda *a: True"
 NAMES = ["`touch pwned`", "$(touch pwned)", "it's \"quoted\"", "two\nlines", "=HYPERLINK(1)", "-rf", "\x1b[2Jred"]
 
@@ -207,23 +209,23 @@ def test_attacks_end_in_a_sheet_that_says_what_happened(tmp_path, monkeypatch):
     monkeypatch.setenv("SECRET", "x")
     folder = tmp_path / "all"
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as by_path:
-        for i, (cell, *_) in enumerate(ATTACKS.values()):
-            setup = f"PROJECT, HERE, PORT = {str(GRADE.parents[1])!r}, {str(folder)!r}, {server.getsockname()[1]}"
-            write(folder / f"attack{i}.ipynb", [setup, cell, *CELLS[:-2]])
+        setup = f"PROJECT, HERE, PORT = {str(GRADE.parents[1])!r}, {str(folder)!r}, {server.getsockname()[1]}"
+        for i, attacks in enumerate(ATTACKS):
+            write(folder / f"attacks {i}.ipynb", [setup, *(cell for cell, _ in attacks), *CELLS[:-2]])
+        write(folder / "stopped.ipynb", [STOPPED])
         by_path.bind(str(folder / "socket"))
         by_path.listen()
         (folder / "secret").touch()
-        printed, code, rows, sheets = run_grader(folder, "--seconds", "60")
+        printed, code, rows, sheets = run_grader(folder, "--seconds", "90")
         server.settimeout(0)
         with pytest.raises(BlockingIOError):
             server.accept()
     assert all(line.isprintable() for line in printed.split("\n")) and "ESCAPED" not in printed
-    for i, (name, (_, words, kept)) in enumerate(ATTACKS.items()):
-        sheet, row = (next(value for key, value in table.items() if f"attack{i}" in key.replace(".ipynb", "")
-                           and f"attack{i}0" not in key) for table in (sheets, rows))
-        assert words in sheet, (name, sheet)
-        assert not kept or row["total"] == "100.0", (name, sheet)
-    assert not [p for p in psutil.Process().children(recursive=True)] and not (folder / "left").exists()
+    for i, attacks in enumerate(ATTACKS):
+        sheet = next(sheet for name, sheet in sheets.items() if name.endswith(f"attacks_{i}"))
+        assert [words for _, words in attacks if words not in sheet] == [] and "**100.0 of 100 points**" in sheet, sheet
+    assert "its time is over" in printed and code == 1
+    assert not list(psutil.Process().children(recursive=True)) and not (folder / "left").exists()
 
 
 @needs_sandbox
