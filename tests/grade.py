@@ -1,8 +1,8 @@
 """Grade notebooks of this homework.
 
 For staff: folders are searched for notebooks, and each gets a sheet, also as <name>.md in the output folder, and a row of
-grades.csv there. For students: grade your own notebook and read the sheet. It is graded by the handout's names, and Part I,
-where the handout fixes none, by these:
+grades.csv there. For students: grade your own notebook and read the sheet. It is graded by the handout's names, and
+Part I, where the handout fixes none, by these:
 
     sample_gaussian_mixture(num_samples, sigma, means, rng)    -> (num_samples, 2), sigma a standard deviation
     sample_spiral(num_samples, rng)                            -> (num_samples, 2)
@@ -21,29 +21,25 @@ import os
 import re
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
+
+import torch
 
 from grader import checks, sandbox
 
 WEIGHTS = {  # of the handout's 30 and 70 points; what the handout gives earns nothing
-    checks.SAMPLERS: 10,
-    checks.ESTIMATE: 20,
-    checks.LAYER: 35,
-    checks.FLOW: 35,
-    checks.DENSITIES: 0,
-    checks.GIVEN: 0,
-    checks.TRAINING: 0,
+    checks.SAMPLERS: 10, checks.ESTIMATE: 20, checks.LAYER: 35, checks.FLOW: 35,
+    checks.DENSITIES: 0, checks.GIVEN: 0, checks.TRAINING: 0,
 }
 NOT_GRADED = "Not graded by this program: Part II, Tasks 2-5, 7 and 9-12, plots and answers of Part I, the report."
 
 
 def main():
     options = arguments()
-    isolated = not options.unsafe
     try:
-        if isolated:
-            sandbox.check()
+        if not options.unsafe:
+            sandbox.account()
     except sandbox.Refused as refused:
         sys.exit(f"{refused}\nNothing was graded. --unsafe runs the notebooks without a sandbox: for those you trust alone.")
     notebooks, left_out = search(options.path)
@@ -53,7 +49,8 @@ def main():
         sys.exit("There is no notebook to grade.")
     options.out.mkdir(parents=True)
     complete, names = True, sheet_names(notebooks)
-    with open(options.out / "grades.csv", "w", newline="", encoding="utf-8-sig") as file, ThreadPoolExecutor(options.jobs) as pool:
+    with open(options.out / "grades.csv", "w", newline="", encoding="utf-8-sig") as file, \
+            ProcessPoolExecutor(options.jobs, initializer=torch.set_num_threads, initargs=[1]) as pool:
         rows = csv.writer(file)
         rows.writerow(["path", *WEIGHTS, "total", "of", "status"])
         work = {pool.submit(grade, path, options): path for path in notebooks}
@@ -71,12 +68,13 @@ def main():
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("path", nargs="+", type=Path, help="a notebook, or a folder that is searched for notebooks")
-    parser.add_argument("--out", type=Path, default=Path(time.strftime("grades-%Y%m%d-%H%M%S")), help="a new folder for the sheets")
-    parser.add_argument("--seconds", type=float, default=120, help="that a notebook may take in all (default: 120)")
-    parser.add_argument("--cell-seconds", type=float, default=5, help="after which a cell is interrupted (default: 5)")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="notebooks at a time (default: one a processor)")
-    parser.add_argument("--unsafe", action="store_true", help="without a sandbox: a notebook can then read and write what you can")
+    add, folder = parser.add_argument, Path(time.strftime("grades-%Y%m%d-%H%M%S"))
+    add("path", nargs="+", type=Path, help="a notebook, or a folder that is searched for notebooks")
+    add("--out", type=Path, default=folder, help="a new folder for the sheets")
+    add("--seconds", type=float, default=120, help="that a notebook may take in all (default: 120)")
+    add("--cell-seconds", type=float, default=5, help="after which a cell is interrupted (default: 5)")
+    add("--jobs", type=int, default=os.cpu_count(), help="notebooks at a time (default: one a processor)")
+    add("--unsafe", action="store_true", help="without a sandbox: a notebook can then read and write what you can")
     options = parser.parse_args()
     if options.out.exists():
         parser.error(f"--out: {options.out} exists already")
@@ -87,13 +85,10 @@ def search(paths):
     """Notebooks among some paths and in folders below them, and what is left out there: hidden files, links, no files."""
     found, left_out = [], []
     for path in paths:
-        if not path.is_dir():
-            found.append(path)
-            continue
-        for each in sorted(path.rglob("*")):
-            if each.suffix.lower() == ".ipynb":
-                hidden = any(part.startswith(".") for part in each.relative_to(path).parts)
-                (left_out if hidden or each.is_symlink() or not each.is_file() else found).append(each)
+        for each in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            hidden = any(part.startswith(".") for part in each.relative_to(path).parts) or not each.is_file()
+            if each == path or each.suffix.lower() == ".ipynb":
+                (left_out if each != path and (hidden or each.is_symlink()) else found).append(each)
     return list(dict.fromkeys(found)), left_out
 
 
@@ -101,63 +96,57 @@ def sheet_names(paths):
     """A file name for each notebook's sheet, after its path, all different."""
     names = {}
     for path in paths:
-        stem = re.sub(r"[^\w.-]+", "_", str(path.with_suffix("")).lstrip("./"))[-100:]
-        taken = set(names.values())
-        names[path] = next(name for i in range(1, len(paths) + 2) if (name := f"{stem}{'' if i == 1 else f'-{i}'}.md") not in taken)
+        stem = name = re.sub(r"[^\w.-]+", "_", str(path.with_suffix("")).lstrip("./"))[-100:]
+        while f"{name}.md" in names.values():
+            name = f"{stem}-{len(names)}"
+        names[path] = f"{name}.md"
     return names
 
 
 def grade(path, options):
     """Points of a notebook (of each task, in total, of how many), its status, and the lines of its sheet."""
-    nothing = [*[""] * len(WEIGHTS), "", ""]
+    isolation = ", not isolated" if options.unsafe else ""
     try:
-        cells = code_cells(path)
+        run = sandbox.run(code_cells(path), checks.INPUTS, options.seconds, options.cell_seconds, not options.unsafe)
+        status = f"not graded: {run.stopped}{isolation}"
     except (OSError, ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
-        status = f"not graded: this is no notebook ({type(error).__name__}: {error})"
-        return nothing, status, [printable(status)]
-    run = sandbox.run(cells, checks.INPUTS, options.seconds, options.cell_seconds, isolated=not options.unsafe)
-    run.cells = cells
-    if run.names is None:
-        status = f"not graded: {run.stopped}"
-        return nothing, status, [printable(status)]
-    lines, points, total, most = [], [], 0, 0
-    verdicts = list(checks.Judge(run).verdicts())
+        run, status = None, f"not graded: this is no notebook ({type(error).__name__}: {error})"
+    if not run or run.names is None:
+        return [""] * (len(WEIGHTS) + 2), status, [printable(status)]
+    lines, points, most, verdicts = [], [], 0, list(checks.Judge(run).verdicts())
     for task, weight in WEIGHTS.items():
-        mine = [verdict for verdict in verdicts if verdict[0].task == task]
-        shares = sum(check.share for check, outcome, _ in mine if outcome != "NOT GRADED")
+        mine = [verdict for verdict in verdicts if verdict[0].task == task and verdict[1] != "NOT GRADED"]
+        shares = sum(check.share for check, _, _ in mine)
         earned = weight * sum(check.share for check, outcome, _ in mine if outcome == "PASS") / max(shares, 1)
-        points.append(round(earned, 1) if shares else "")
-        total, most = total + earned, most + (weight if shares else 0)
-        lines += ["", f"## {task}: " + (f"{earned:.1f} of {weight} points" if shares else "not graded")]
+        points.append(round(earned, 1) if mine else "")
+        most += weight if mine else 0
+        lines += ["", f"## {task}: " + (f"{earned:.1f} of {weight} points" if mine else "not graded")]
         titles = {}  # of the same outcome, for the same reason
-        for check, outcome, message in mine:
-            titles.setdefault((outcome, message), []).append(check.title)
-        lines += [f"- {outcome}: {'; '.join(same)}" + (f": **{printable(message)}**" if message else "")
-                  for (outcome, message), same in titles.items() if outcome != "PASS"]
-        lines += [f"- PASS: {title}" for title in titles.get(("PASS", ""), [])]
-    status = f"graded in part: {run.stopped}" if run.stopped else "graded"
-    status += "" if not options.unsafe else ", not isolated"
-    head = [f"**{total:.1f} of {most} points**, {printable(status)}", "", NOT_GRADED, *remarks(run)]
-    return [*points, round(total, 1), most, status], status, head + lines
+        for check, outcome, message in (verdict for verdict in verdicts if verdict[0].task == task):
+            titles.setdefault((outcome == "PASS", outcome, message), []).append(check.title)
+        for (_, outcome, message), same in sorted(titles.items(), key=lambda item: item[0][0]):
+            lines.append(f"- {outcome}: {'; '.join(same)}" + (f": **{printable(message)}**" if message else ""))
+    total = round(sum(filter(None, points)), 1)
+    status = (f"graded in part: {run.stopped}" if run.stopped else "graded") + isolation
+    head = [f"**{total} of {most} points**, {printable(status)}", "", NOT_GRADED, *remarks(run)]
+    return [*points, total, most, status], status, head + lines
 
 
 def code_cells(path):
     """The text of each code cell of a notebook, of whatever format."""
     content = json.loads(path.read_text(encoding="utf-8-sig", errors="replace"))
-    cells = [cell for sheet in content["worksheets"] for cell in sheet["cells"]] if "worksheets" in content else content["cells"]
+    cells = [cell for sheet in content.get("worksheets", [content]) for cell in sheet["cells"]]
     texts = [cell.get("source", cell.get("input", "")) for cell in cells if cell["cell_type"] == "code"]
     return [text if isinstance(text, str) else "".join(text) for text in texts]
 
 
 def remarks(run):
     """Lines about what happened while the cells ran."""
-    lines = []
+    lines = [f"{name} is not installed here: a stand-in without effect was used" for name in sorted(run.stand_ins)]
     if any(re.search(r"\b(np|numpy)\.Inf\b", text) for text in run.cells):
         lines.append("np.Inf is gone since NumPy 2, and was provided here: write np.inf")
-    lines += [f"{name} is not installed here: a stand-in without effect was used" for name in sorted(run.stand_ins)]
     for number, why in sorted({**run.failed, **run.skipped}.items()):
-        lines.append(f"cell {number} {'was left out, because ' if number in run.skipped else ''}"
-                     + why)
+        lines.append(f"cell {number} {'was left out, because ' if number in run.skipped else ''}{why}")
     return ["", "Remarks:", *(f"- {printable(line)}" for line in lines)] if lines else []
 
 

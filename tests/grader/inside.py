@@ -22,7 +22,7 @@ from unittest.mock import MagicMock
 
 GRACE = 4  # seconds that a cell has to end after its interrupt
 LARGEST = 4 << 20  # bytes of an array that is sent
-OFTEN_IMPORTED = ("matplotlib.pyplot", "scipy.stats", "sklearn.datasets", "torch.distributions", "torch.optim", "torch.utils.data")
+OFTEN_IMPORTED = ("matplotlib.pyplot", "scipy.stats", "sklearn.datasets", "torch.distributions", "torch.utils.data")
 
 
 def main():
@@ -48,20 +48,19 @@ def main():
     torch.set_num_threads(1)
     torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # which imports much more
     sys.path[0] = ""
-    its = types.SimpleNamespace()
-    vars(its).update(run_cells(job, send))
+    its = types.SimpleNamespace(**run_cells(job, send))
     for question in probes.QUESTIONS:
         ask(question, its, job["inputs"], send)
     send(done=True)
 
 
 def run_cells(job, send):
-    """Run the cells in order, each for a few seconds; everything that they leave by its name, functions and classes first."""
+    """Run the cells in order, each for a few seconds; what they leave by its name, functions and classes first."""
     from IPython.core.interactiveshell import InteractiveShell
     from traitlets.config import Config
 
     shell = InteractiveShell.instance(config=Config(HistoryManager={"enabled": False}))
-    shell.showtraceback = shell.showsyntaxerror = shell.enable_gui = shell.ask_exit = lambda *arguments, **options: None
+    shell.showtraceback = shell.showsyntaxerror = shell.enable_gui = shell.ask_exit = lambda *given, **more: None
     signal.signal(signal.SIGALRM, interrupt)
     defined, left, process = {}, job["seconds"], os.getpid()
     for number, text in enumerate(job["cells"], 1):
@@ -71,15 +70,15 @@ def run_cells(job, send):
         before = os.times().elapsed
         while number not in job["skip"]:
             error = run_limited(limit, shell.run_cell, text)
+            if os.getpid() != process:  # a cell's own copy of this process
+                os._exit(0)
             if not isinstance(error, ModuleNotFoundError) or error.name in sys.modules:
+                if error is not None:
+                    send(failed=number, why=describe(error))
                 break
             sys.modules[error.name] = MagicMock(__spec__=None)  # what is not installed here, such as google.colab
             send(stand_in=error.name)
-        if os.getpid() != process:  # a cell's own copy of this process
-            os._exit(0)
         left -= os.times().elapsed - before
-        if number not in job["skip"] and error is not None:
-            send(failed=number, why=describe(error))
         defined |= {name: value for name, value in shell.user_ns.items() if is_definition(value)}
     end_children()
     # A name that a later cell gave to a plain value or to an instance means the function or class.
@@ -87,9 +86,9 @@ def run_cells(job, send):
         now = shell.user_ns.get(name)
         if not callable(now) or isinstance(value, type) and not is_definition(now):
             shell.user_ns[name] = value
-    send(names={name: parameters(value) for name, value in shell.user_ns.items()
-                if callable(value) and name.isidentifier() and not name.startswith("_")})
-    return shell.user_ns
+    found = {name: value for name, value in shell.user_ns.items() if callable(value) and name.isidentifier()}
+    send(names={name: parameters(value) for name, value in found.items() if not name.startswith("_")})
+    return found
 
 
 def is_definition(value):
@@ -106,7 +105,7 @@ def interrupt(number, frame):
 
 
 def run_limited(seconds, function, *arguments):
-    """Call a function; the exception that it ends with, or that a cell does. An interrupt comes after some seconds, and again.
+    """Call a function; the exception that it ends with, or that a cell does. After some seconds it is interrupted, and again.
 
     Where that does not help, as in a loop in C, the process ends.
     """

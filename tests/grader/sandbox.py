@@ -1,4 +1,4 @@
-"""Runs one notebook in a sandbox of bubblewrap, and listens: what comes out is data, of limited size, believed in nothing."""
+"""Runs one notebook in a sandbox of bubblewrap, and listens: what comes out is data, limited in size, believed in nothing."""
 
 import base64
 import contextlib
@@ -11,14 +11,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import psutil
 
 HERE = Path(__file__).resolve().parent
-MEMORY, FILES, PROCESSES = 3 << 30, 256 << 20, 60  # bytes of all processes together, bytes on its disk, processes
-LIMITS = {"DATA": MEMORY, "FSIZE": FILES // 4, "NPROC": 2 * PROCESSES, "NOFILE": 256, "CORE": 0}  # of each process
+MEMORY, FILES, PROCESSES = 3 << 30, 256 << 20, 48  # bytes of all processes together, bytes on its disk, processes
+LIMITS = {"DATA": MEMORY, "FSIZE": FILES // 4, "NPROC": 64, "NOFILE": 256, "CORE": 0}  # of each process; NPROC of all
 LONGEST, MOST = 8 << 20, 32 << 20  # bytes of a message and of all
 RESTARTS = 4  # without a cell that ends the process
 ENVIRONMENT = {
@@ -38,42 +39,50 @@ class Stopped(Exception):
 class Run:
     """What a notebook's run sent: `answers` {(question, key): value}, `raised` the same of words, and what happened."""
 
-    def __init__(self):
-        self.answers, self.raised, self.ended, self.names = {}, {}, {}, None
+    def __init__(self, cells):
+        self.cells, self.answers, self.raised, self.ended, self.names = cells, {}, {}, {}, None
         self.failed, self.skipped, self.stand_ins, self.stopped, self.done = {}, {}, set(), "", False
 
 
-def bubblewrap(program=HERE):
+def bubblewrap():
     """The command that runs what follows it with the system and this Python alone, read-only, and a private /tmp."""
-    command = ["bwrap", "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
-    command += ["--clearenv", "--proc", "/proc", "--dev", "/dev", "--size", str(FILES // 4), "--tmpfs", "/dev/shm"]
-    command += ["--size", str(FILES), "--tmpfs", "/tmp", "--ro-bind", "/usr", "/usr"]
+    command = ["bwrap", "--unshare-all", "--unshare-user", "--uid", "65534", "--gid", "65534", "--die-with-parent"]
+    command += ["--new-session", "--cap-drop", "ALL", "--clearenv", "--proc", "/proc", "--dev", "/dev"]
+    command += ["--size", str(FILES // 4), "--tmpfs", "/dev/shm", "--size", str(FILES), "--tmpfs", "/tmp"]
+    command += ["--ro-bind", "/usr", "/usr"]
     for folder in map(Path, ("/bin", "/sbin", "/lib", "/lib32", "/lib64")):
-        link = folder.is_symlink()
-        command += ["--symlink", os.readlink(folder), str(folder)] if link else ["--ro-bind-try", str(folder), str(folder)]
+        kind, source = ("--symlink", os.readlink(folder)) if folder.is_symlink() else ("--ro-bind-try", str(folder))
+        command += [kind, source, str(folder)]
     for name in ("fonts", "ld.so.cache", "alternatives", "localtime"):
         command += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     for folder in {sys.base_prefix, sys.prefix, os.path.realpath(sys.prefix)} - {"/usr"}:
         command += ["--ro-bind", folder, folder]
     for name in ("inside.py", "probes.py"):
-        command += ["--ro-bind", str(program / name), f"/run/{name}"]
+        command += ["--ro-bind", str(HERE / name), f"/run/{name}"]
     for name, value in ENVIRONMENT.items():
         command += ["--setenv", name, value]
     return [*command, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp", "--"]
 
 
-def check():
-    """Raise Refused, with the reason, where bubblewrap cannot run."""
+@cache
+def account():
+    """As whom bubblewrap runs: root hands over to a user without rights where that user can read the program.
+
+    Raises Refused, with the reason, where it cannot run.
+    """
     if not shutil.which("bwrap"):
         raise Refused("bubblewrap (the program bwrap) is not installed; on Debian and Ubuntu: apt-get install bubblewrap")
-    done = subprocess.run([*bubblewrap(), sys.executable, "-I", "-S", "-c", ""], capture_output=True, text=True)
-    if done.returncode:
-        raise Refused(f"bubblewrap is refused by this system: {done.stderr.strip()}")
+    nobody = {"user": 65534, "group": 65534, "extra_groups": []}
+    for user in (nobody, {}) if os.geteuid() == 0 else ({},):
+        done = subprocess.run([*bubblewrap(), sys.executable, "-ISc", ""], capture_output=True, text=True, **user)
+        if not done.returncode:
+            return user
+    raise Refused(f"bubblewrap is refused by this system: {done.stderr.strip()}")
 
 
 def run(cells, inputs, seconds=120, cell_seconds=5, isolated=True):
     """Run a notebook's cells and put the questions to it, in so many seconds at most: a Run."""
-    found, deadline = Run(), time.monotonic() + seconds
+    found, deadline = Run(cells), time.monotonic() + seconds
     job = {"cells": cells, "inputs": inputs, "limits": LIMITS if isolated else {}, "cell_seconds": cell_seconds}
     while True:
         cell = 0
@@ -102,7 +111,7 @@ def note(found, message):
         found.names = message["names"]
     elif "done" in message:
         found.done = True
-    elif isinstance(message.get("failed"), int):
+    elif isinstance(message.get("failed"), int) and 0 < message["failed"] <= len(found.cells):
         found.failed[message["failed"]] = str(message.get("why"))
     elif "stand_in" in message:
         found.stand_ins.add(str(message["stand_in"]))
@@ -131,20 +140,30 @@ def messages(job, deadline, isolated):
     with tempfile.TemporaryFile("w+") as given, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         json.dump(job, given, default=np.ndarray.tolist)
         given.seek(0)
-        program = [sys.executable, "-I", "-B", "/run/inside.py" if isolated else str(HERE / "inside.py")]
-        options = {"stdin": given, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "start_new_session": True}
-        if not isolated:
-            options |= {"cwd": scratch, "env": {**ENVIRONMENT, "HOME": scratch}}
-        process = subprocess.Popen([*bubblewrap(), *program] if isolated else program, **options)
+        command = [sys.executable, "-I", "-B", "/run/inside.py" if isolated else str(HERE / "inside.py")]
+        options = {"cwd": scratch, "env": {**ENVIRONMENT, "HOME": scratch}}
+        if isolated:
+            command, options = [*bubblewrap(), *command], account()
+        process = subprocess.Popen(command, stdin=given, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                                   start_new_session=True, **options)
+        line, total = bytearray(), 0
         try:
-            yield from parsed(chunks(process, deadline))
+            for part in chunks(process, deadline):
+                *whole, rest = (line + part).split(b"\n")
+                line, total = rest, total + len(part)
+                if total > MOST or len(line) > LONGEST:
+                    raise Stopped("it sends more than the questions ask for")
+                for text in whole:
+                    with contextlib.suppress(ValueError, RecursionError):
+                        if isinstance(message := json.loads(text), dict):
+                            yield message
         finally:
             end(process)
 
 
 def chunks(process, deadline):
     """The bytes that a process sends, as they come, as long as it keeps to the limits."""
-    total, watched = 0, 0.0
+    watched = 0.0
     while True:
         if time.monotonic() - watched > 0.2:
             watch(process)
@@ -154,40 +173,27 @@ def chunks(process, deadline):
         if select.select([process.stdout], [], [], 0.1)[0]:
             if not (data := os.read(process.stdout.fileno(), 1 << 20)):
                 return
-            if (total := total + len(data)) > MOST:
-                raise Stopped("it sends more than the questions ask for")
             yield data
-
-
-def parsed(parts):
-    """Messages out of bytes: lines of JSON, each an object; others are passed over."""
-    line = bytearray()
-    for part in parts:
-        *whole, rest = part.split(b"\n")
-        for end_of_line in whole:
-            line += end_of_line
-            with contextlib.suppress(ValueError, RecursionError):
-                if isinstance(message := json.loads(bytes(line)), dict):
-                    yield message
-            line.clear()
-        line += rest
-        if len(line) > LONGEST:
-            raise Stopped("it sends more than the questions ask for")
 
 
 def watch(process):
     """Stopped where all processes of a sandbox together take too much."""
-    family, memory = [], 0
-    with contextlib.suppress(psutil.Error):
-        family = psutil.Process(process.pid).children(recursive=True)
-    for each in family[:PROCESSES]:
+    below, memory = family(process)[1:], 0
+    if len(below) > PROCESSES:
+        raise Stopped(f"it starts more than {PROCESSES} processes")
+    for each in below:
         with contextlib.suppress(psutil.Error, OSError):
             memory += proportional(each.pid)
-    if len(family) > PROCESSES:
-        raise Stopped(f"it starts more than {PROCESSES} processes")
-    available = psutil.virtual_memory()
-    if memory > MEMORY or available.available < available.total / 20:
+    machine = psutil.virtual_memory()
+    # Where memory is short on the machine, those that take most of it go first.
+    if memory > (MEMORY if machine.available > machine.total / 20 else MEMORY // 3):
         raise Stopped(f"it takes too much memory (more than {MEMORY >> 30} GB, or what the machine has left)")
+
+
+def family(process):
+    with contextlib.suppress(psutil.Error):
+        return [process, *psutil.Process(process.pid).children(recursive=True)]
+    return [process]
 
 
 def proportional(pid):
@@ -200,13 +206,11 @@ def proportional(pid):
 
 
 def end(process):
-    """End a process and all below it."""
-    family = [process]
-    with contextlib.suppress(psutil.Error):
-        family += psutil.Process(process.pid).children(recursive=True)
-    for each in family:
+    """End a process and all below it, whose memory is free again then."""
+    processes = family(process)
+    for each in processes:
         with contextlib.suppress(psutil.Error, OSError):
             os.kill(each.pid, signal.SIGKILL)
     process.stdout.close()
     process.wait()
-    psutil.wait_procs(family[1:], timeout=5)  # which gives their memory back
+    psutil.wait_procs(processes[1:], timeout=5)
