@@ -116,14 +116,14 @@ def grade(path, options):
     lines, points, most, verdicts = [], [], 0, list(checks.Judge(run).verdicts())
     for task, weight in WEIGHTS.items():
         mine = [verdict for verdict in verdicts if verdict[0].task == task and verdict[1] != "NOT GRADED"]
-        shares = sum(check.share for check, _, _ in mine)
-        earned = weight * sum(check.share for check, outcome, _ in mine if outcome == "PASS") / max(shares, 1)
+        shares = sum(int(check.title[0]) for check, _, _ in mine)
+        earned = weight * sum(int(check.title[0]) for check, outcome, _ in mine if outcome == "PASS") / max(shares, 1)
         points.append(round(earned, 1) if mine else "")
         most += weight if mine else 0
         lines += ["", f"## {task}: " + (f"{earned:.1f} of {weight} points" if mine else "not graded")]
         titles = {}  # of the same outcome, for the same reason
         for check, outcome, message in (verdict for verdict in verdicts if verdict[0].task == task):
-            titles.setdefault((outcome == "PASS", outcome, message), []).append(check.title)
+            titles.setdefault((outcome == "PASS", outcome, message), []).append(check.title[2:])
         for (_, outcome, message), same in sorted(titles.items(), key=lambda item: item[0][0]):
             lines.append(f"- {outcome}: {'; '.join(same)}" + (f": **{printable(message)}**" if message else ""))
     total = round(sum(filter(None, points)), 1)

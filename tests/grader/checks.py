@@ -24,12 +24,12 @@ from grader import inside, probes, sandbox
 SAMPLERS, ESTIMATE, DENSITIES = "Part I, Task 1 (samplers)", "Part I, Task 2 (estimator)", "Part I, Task 3 (densities)"
 LAYER, FLOW = "Part II, Task 6 (coupling layer)", "Part II, Task 8 (coupling flow)"
 GIVEN, TRAINING = "Given code (data, networks, prior)", "Given code (training)"
-ASKED = {  # by question: what it needs, and the tasks whose mistakes may show in the answers
-    "mixture": ([], SAMPLERS), "spiral": ([], SAMPLERS), "kernel": ([], ESTIMATE, DENSITIES),
-    "data": (["sample_2d_datasets", "ToyDataset"], GIVEN), "networks": (["CouplingLayer"], GIVEN),
-    "coupling_layer": (["CouplingLayer"], LAYER, GIVEN), "coupling_flow": (["CouplingFlow"], FLOW, GIVEN),
-    "training": (["CouplingFlow", "ToyDataset", "train"], TRAINING),
+ASKED = {  # by question: the task, and others whose mistakes may show in the answers
+    "samplers": (SAMPLERS,), "estimator": (ESTIMATE,), "densities": (DENSITIES, ESTIMATE), "data": (GIVEN,),
+    "networks": (GIVEN,), "coupling_layer": (LAYER, GIVEN), "coupling_flow": (FLOW, GIVEN), "training": (TRAINING,),
 }
+NEEDED = {"data": "sample_2d_datasets ToyDataset", "networks": "CouplingFlow CouplingLayer", "coupling_flow": "CouplingFlow",
+          "coupling_layer": "CouplingLayer", "training": "CouplingFlow ToyDataset train"}
 PARAMETERS = {  # names of ours, by which Part I can be graded
     "sample_gaussian_mixture": {"num_samples", "sigma", "means"}, "sample_spiral": {"num_samples"},
     "kernel_density_estimate": {"x", "samples", "H"}, "kernel_density_on_grid": {"xs", "ys", "samples", "H"},
@@ -44,12 +44,6 @@ INPUTS = {
     "weights": RNG.normal(0, 0.4, 1218), "scale_factor": RNG.uniform(1.5, 2.5, 2),
     "stretches": RNG.uniform([1.25, 0.65], [1.4, 0.8], (4, 2)) ** [[1], [-1], [1], [1]],
     "shifts": RNG.uniform(0.3, 0.8, (4, 2)) * [[1], [-1], [1], [-1]],
-    "far": 100.0, "steep": 300.0,  # where a centre starts that is to be trained, and how steep its first four steps are
-    "runs": {  # of training: number of samples, after how many steps the loss is lowest, what else train is given
-        "short": (700, None, {"epochs": 3}), "batches": (700, None, {"epochs": 2, "batch_size": 100}),
-        "long": (20, None, {"epochs": 120}), "default": (20, None, {}),
-        "many": (5000, 41.4, {"epochs": 4, "batch_size": 250}), "few": (4990, 41.4, {"epochs": 4, "batch_size": 250}),
-    },
 }
 
 # The right solution and the usual mistakes ---------------------------------------------------------------------------
@@ -167,75 +161,13 @@ def steps_of(steps):
     return [len(steps) * np.ones(100), *(off(np.arcsinh(x), a.asinh()) for a, x in zip(ahead, steps[1:]))]
 
 
-def pick(part):
-    return lambda answer: [each[part] for each in answer] if isinstance(answer, list) else answer[part]
-
-
-# The checks ----------------------------------------------------------------------------------------------------------
-
-# A title names its subject first. What fails after its first fault, without a cause of its own, is put down to that.
-Check = namedtuple("Check", "task question share key title take random tolerance", defaults=(None, False, 1e-3))
-CHECKS = [Check(*place, *row) for place, rows in {
-    (SAMPLERS, "mixture"): [
-        (2, "samples", "sample_gaussian_mixture: normal noise of standard deviation sigma, new each time", noise_of, True),
-        (2, "batches", "sample_gaussian_mixture: the component is drawn with equal probabilities", components_of, True),
-        (1, "fresh", "sample_gaussian_mixture: another seed gives other samples")],
-    (SAMPLERS, "spiral"): [
-        (2, "samples", "sample_spiral: the samples fill the plane like the spiral", spiral_of, True),
-        (1, "fresh", "sample_spiral: another seed gives other samples")],
-    (ESTIMATE, "kernel"): [
-        (2, "full", "kernel_density_estimate: right for a bandwidth matrix with different rows"),
-        (2, "round", "kernel_density_estimate: right for H = 0.5 I"),
-        (1, "negative", "kernel_density_estimate: right for a matrix of negative determinant"),
-        (1, "one", "kernel_density_estimate: right for one point")],
-    (DENSITIES, "kernel"): [
-        (1, "mixture", "gaussian_mixture_density"), (1, "spiral", "spiral_density"), (1, "grid", "kernel_density_on_grid")],
-    (GIVEN, "data"): [
-        (1, "sets", "sample_2d_datasets: the points of the four sets"),
-        (1, "default", "sample_2d_datasets: 1000 points with seed 0 and 5 Gaussians without other arguments"),
-        (1, "items", "ToyDataset: num_samples items, each a sample as a float32 tensor")],
-    (GIVEN, "networks"): [
-        (1, "parts", "CouplingLayer: mask is the one given, scale_factor starts at 0"),
-        (1, "learned", "CouplingLayer: scale_factor is learned, mask is not"),
-        *((1, key, f"{name}: {title}") for name in ("s_func", "t_func") for key, title in (
-            (f"{name} shapes", "Linear layers of widths 2-32-32-2"), (name, "LeakyReLU in between, nothing after")))],
-    (GIVEN, "coupling_flow"): [
-        (1, "layers", "CouplingFlow: as many layers as asked for"),
-        (1, "masks", "CouplingFlow: the masks are (1, 0) and (0, 1) in turn"),
-        (1, "prior", "CouplingFlow: the prior is the standard normal distribution")],
-    (LAYER, "coupling_layer"): [row for way, formula in (("forward", "x · exp(s) + t"), ("inverse", "(y − t) · exp(−s)"))
-                                for row in (
-        (3, way, f"{way}: {formula} where the mask is 0, the rest as it came", pick(0)),
-        (3, way, f"{way}: log|det| of the Jacobian, one number a sample", pick(1)),
-        (1, f"{way} far", f"{way}: right for large s too, nothing is clamped"),
-        (1, f"{way} gradients", f"{way}: gradients reach all that is learned"),
-        (1, f"{way} one", f"{way}: right for one sample"),
-        (1, f"{way} input", f"{way}: the input stays as it is"))],
-    (FLOW, "coupling_flow"): [
-        (4, "log_probability", "log_probability: log p(z) plus the inverse log-determinants, last layer to first"),
-        (1, "far", "log_probability: right far out too, nothing is clamped"),
-        (1, "slope", "log_probability: gradients pass all of it"),
-        (1, "one", "log_probability: right for one sample"),
-        (0, "input", "log_probability: the input stays as it is"),
-        (3, "sample_x", "sample_x: samples of the prior through all layers", samples_of, True),
-        (3, "sample_x", "sample_x: log_prob is log p of the samples that come with it", error_of, True),
-        (1, "sample_x fresh", "sample_x: each call gives new samples"),
-        (0, "sample_x one", "sample_x: one sample"),
-        (1, "sample_x_each_step", "sample_x_each_step: begins with samples of the prior", samples_of, True),
-        (3, "sample_x_each_step", "sample_x_each_step: each step is the one before, through the next layer", steps_of, True),
-        (1, "sample_x_each_step fresh", "sample_x_each_step: each call gives new samples"),
-        (0, "own", "CouplingFlow: the three methods run with the notebook's own layers")],
-    (TRAINING, "training"): [
-        *((1, key, f"train: {title}", pick(what), False, 1e-9) for key, what, title in (
-            ("short", "path", "Adam with learning rate 0.001 on nine tenths of the data, from random_split, in batches of 64"),
-            ("short", "losses", "a loss is the mean of -log p over an epoch's batches"),
-            ("batches", "path", "batches of batch_size"),
-            ("long", "path", "the learning rate stays the same, without a scheduler"),
-            ("long", "losses", "as many epochs as asked for"), ("default", "losses", "100 epochs without other arguments"),
-            ("many", "epoch", "with 500 samples for validation the best weights are returned"),
-            ("few", "epoch", "with fewer the last weights are returned"))),
-        (1, "own", "to_np gives an array, and train runs with the notebook's own flow and data")],
-}.items() for row in rows]
+RANDOM = {  # by words of a title: what is compared of random answers
+    "normal noise": noise_of, "the component": components_of, "the spiral": spiral_of, "through all layers": samples_of,
+    "log_prob is": error_of, "begins with": samples_of, "each step": steps_of,
+}
+Check = namedtuple("Check", "task question title")
+CHECKS = [Check(ASKED[each.__name__][0], each.__name__, title)
+          for each in probes.QUESTIONS for title in answers_of(RIGHT, each.__name__)]
 
 
 # Comparing -----------------------------------------------------------------------------------------------------------
@@ -295,23 +227,23 @@ def unlike(actual, right, chance):
 
 
 def taken(check, value):
-    return check.take(value) if check.take else value
+    return next((take(value) for words, take in RANDOM.items() if words in check.title), value)
 
 
 @cache
 def expected(check, text):
     """What a solution answers; None where a mistake leaves nothing to compare."""
     with contextlib.suppress(Exception):
-        return taken(check, answers_of(text, check.question, *[check.key] * (check.task == TRAINING))[check.key])
+        return taken(check, answers_of(text, check.question, *[check.title] * (check.task == TRAINING))[check.title])
 
 
 def differs(check, actual, text):
     right = expected(check, text)
     if right is None:
         return "that cannot be"
-    if check.random:
+    if any(words in check.title for words in RANDOM):
         return unlike(actual, right, 1e-7 if text == RIGHT else 1e-5)
-    return difference(actual, right, check.tolerance)
+    return difference(actual, right, 1e-9 if check.task == TRAINING else 1e-3)
 
 
 class Judge:
@@ -324,13 +256,13 @@ class Judge:
         for check in CHECKS:
             outcome, message = "PASS", ""
             try:
-                self.judge(check, check.title.partition(":")[0])
+                self.judge(check, check.title[2:].partition(":")[0])
             except Verdict as verdict:
                 outcome, message = verdict.args
             except Exception as error:  # of an answer that nobody thought of
                 outcome, message = "FAIL", f"the answer makes no sense ({type(error).__name__})"
             if outcome == "FAIL":
-                self.faults.setdefault(check.title.partition(":")[0], check.title)
+                self.faults.setdefault(check.title[2:].partition(":")[0], check.title)
             yield check, outcome, message
 
     def judge(self, check, subject):
@@ -338,14 +270,14 @@ class Judge:
         if subject in PARAMETERS and (not isinstance(takes, list) or PARAMETERS[subject] != {*map(str, takes)} - {"rng"}):
             given = f"it takes {takes}" if takes else "the notebook does not define it"
             raise Verdict("NOT GRADED", f"{given}; expected: {', '.join(sorted(PARAMETERS[subject]))}")
-        value = self.value(check.question, check.key)
+        value = self.value(check)
         try:
             actual = taken(check, value)
             why = differs(check, actual, RIGHT)
         except Exception:
             actual, why = None, f"it has not the form that is asked for: it is {brief(value)}"
         if why and actual is not None and (cause := self.cause(check, actual)):
-            if not cause.words or cause.task != check.task and cause.task == GIVEN:
+            if not cause.words or cause.task != check.task:
                 return  # it is as good, or right but for what is said elsewhere
             self.say(cause.words, check.question)
         if why and subject in self.faults:
@@ -358,14 +290,14 @@ class Judge:
         def fits(mistake):
             return sum(not differs(other, mine, mistake.text) for other, mine in others)
 
-        usual = [mistake for mistake in MISTAKES if mistake.task in ASKED[check.question][1:]]
+        usual = [mistake for mistake in MISTAKES if mistake.task in ASKED[check.question]]
         usual.sort(key=lambda mistake: (check.question, mistake.words) not in self.said)
         causes = (mistake for mistake in usual if not differs(check, actual, mistake.text))
         others = []
         for other in CHECKS:
             with contextlib.suppress(Exception):
                 if other.question == check.question:
-                    others.append((other, taken(other, self.run.answers[other.question, other.key])))
+                    others.append((other, taken(other, self.run.answers[other.question, other.title])))
         return max(causes, key=fits, default=None)
 
     def say(self, words, question=None):
@@ -375,17 +307,17 @@ class Judge:
         self.said.add((question, words))
         raise Verdict("FAIL", words)
 
-    def value(self, question, key):
+    def value(self, check):
         """An answer; a missing one is a fault where it is first needed, and not judged from then on."""
-        run = self.run
-        if (question, key) in run.answers:
-            return run.answers[question, key]
-        for name in ASKED[question][0]:
+        run, question, place = self.run, check.question, (check.question, check.title)
+        if place in run.answers:
+            return run.answers[place]
+        for name in NEEDED.get(question, "").split():
             if name not in run.names:
                 failed = [f": cell {number}: {why}" for number, why in {**run.failed, **run.skipped}.items()
                           if re.search(rf"(class|def) {name}\b", run.cells[number - 1])]
                 self.say(f"the notebook does not define {name}{''.join(failed[:1])}")
-        raised, status = run.raised.get((question, key)) or run.raised.get((question, None)), run.ended.get(question)
+        raised, status = run.raised.get(place) or run.raised.get((question, None)), run.ended.get(question)
         return self.say(raised or (how(status) if status else run.stopped or "there is no answer"))
 
 
