@@ -1,7 +1,7 @@
 """Grade notebooks of this homework.
 
-For staff: folders are searched for notebooks, and each gets a sheet, also as <name>.md in the output folder, and a row of
-grades.csv there. For students: grade your own notebook and read the sheet. It is graded by the handout's names, and
+For staff: folders are searched for notebooks, and each gets a sheet, also as <name>.md in the output folder, and a row
+of grades.csv there. For students: grade your own notebook and read the sheet. It is graded by the handout's names, and
 Part I, where the handout fixes none, by these:
 
     sample_gaussian_mixture(num_samples, sigma, means, rng)    -> (num_samples, 2), sigma a standard deviation
@@ -41,7 +41,7 @@ def main():
         if not options.unsafe:
             sandbox.account()
     except sandbox.Refused as refused:
-        sys.exit(f"{refused}\nNothing was graded. --unsafe runs the notebooks without a sandbox: for those you trust alone.")
+        sys.exit(f"{refused}\nNothing was graded. --unsafe runs notebooks without a sandbox: only for those you trust.")
     notebooks, left_out = search(options.path)
     for path in left_out:
         print(f"left out: {printable(path)}")
@@ -82,7 +82,7 @@ def arguments():
 
 
 def search(paths):
-    """Notebooks among some paths and in folders below them, and what is left out there: hidden files, links, no files."""
+    """Notebooks among some paths and in folders below them, and what is left out: hidden files, links, no files."""
     found, left_out = [], []
     for path in paths:
         for each in sorted(path.rglob("*")) if path.is_dir() else [path]:

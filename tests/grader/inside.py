@@ -1,7 +1,7 @@
 """What runs in the sandbox: a notebook's cells in one IPython shell, then the grader's questions. It holds no answers.
 
-A job comes as JSON on standard input; one JSON line a message goes to what was standard output. Each question is put to a
-copy of this process, so that what it breaks is whole again for the next.
+A job comes as JSON on standard input; one JSON line a message goes to what was standard output. Each question is put to
+a copy of this process, so that what it breaks is whole again for the next.
 """
 
 import base64
@@ -105,7 +105,7 @@ def interrupt(number, frame):
 
 
 def run_limited(seconds, function, *arguments):
-    """Call a function; the exception that it ends with, or that a cell does. After some seconds it is interrupted, and again.
+    """Call a function; the exception that it ends with, or that a cell does. An interrupt comes in time, and again.
 
     Where that does not help, as in a loop in C, the process ends.
     """

@@ -1,9 +1,10 @@
-"""The questions: what is called in the sandbox, with inputs that come from outside. Results leave as they are, unjudged.
+"""The questions: what is called in the sandbox, with inputs that come from outside. Results leave as they are.
 
-A question takes what the notebook defines, the inputs, and `report(title, function)`, which sends what a function gives. A
+A question takes what the notebook defines, the inputs, and `report(title, function)`, which sends what it gives. A
 title begins with its share of the task's points and its subject.
 """
 
+import contextlib
 import inspect
 
 import numpy as np
@@ -38,7 +39,8 @@ def samplers(its, inputs, report):
            lambda: np.stack([draw(name, 400, i) for i in range(1, 101)]))
     report("2 sample_spiral: the samples fill the plane like the spiral", lambda: draw("sample_spiral", 30_000))
     for name in ("sample_gaussian_mixture", "sample_spiral"):
-        report(f"1 {name}: another seed gives other samples", lambda: not np.array_equal(draw(name, 9), draw(name, 9, 1)))
+        report(f"1 {name}: another seed gives other samples",
+               lambda: not np.array_equal(draw(name, 9), draw(name, 9, 1)))
 
 
 def estimator(its, inputs, report):
@@ -62,8 +64,9 @@ def data(its, inputs, report):
         given = its.ToyDataset(*arguments, **more)
         return [len(given), str(given[7].dtype), *(given[i] for i in (0, 7, 19))]
 
-    report("1 sample_2d_datasets: the points of the four sets", lambda: [
-        its.sample_2d_datasets(name, 300, 4, num_gaussians=3) for name in ("Circles", "Moons", "GaussiansGrid", "GaussiansRot")])
+    sets = ("Circles", "Moons", "GaussiansGrid", "GaussiansRot")
+    report("1 sample_2d_datasets: the points of the four sets",
+           lambda: [its.sample_2d_datasets(name, 300, 4, num_gaussians=3) for name in sets])
     report("1 sample_2d_datasets: 1000 points with seed 0 and 5 Gaussians without other arguments",
            lambda: its.sample_2d_datasets("GaussiansRot"))
     report("1 ToyDataset: num_samples items, each a sample as a float32 tensor",
@@ -85,7 +88,8 @@ def networks(its, inputs, report):
            lambda: [layer.mask.requires_grad, layer.scale_factor.requires_grad])
     for name in ("s_func", "t_func"):
         function = getattr(layer, name)
-        report(f"1 {name}: Linear layers of widths 2-32-32-2", lambda: [list(each.shape) for each in function.parameters()])
+        report(f"1 {name}: Linear layers of widths 2-32-32-2",
+               lambda: [list(each.shape) for each in function.parameters()])
         fill(function.parameters(), inputs["weights"])
         report(f"1 {name}: LeakyReLU in between, nothing after", lambda: function(x))
     report("1 CouplingFlow: as many layers as asked for, the masks (1, 0) and (0, 1) in turn",
@@ -143,12 +147,11 @@ def coupling_flow(its, inputs, report):
     leaf, column, name = x.clone().requires_grad_(), False, "sample_x_each_step"
     report("0 CouplingFlow: the three methods run with the notebook's own layers", lambda: [
         list(np.shape(flow.log_probability(x))), len(flow.sample_x(9)), len(flow.sample_x_each_step(9))])
-    try:
+    with contextlib.suppress(Exception):  # which is said of the layer
         column = flow.layers[0].forward(x)[1].dim() == 2
-    except Exception:  # which is said of the layer
-        pass
     know(flow, inputs, column)
-    report("4 log_probability: log p(z) plus the inverse log-determinants, last layer to first", lambda: flow.log_probability(x))
+    report("4 log_probability: log p(z) plus the inverse log-determinants, last layer to first",
+           lambda: flow.log_probability(x))
     report("1 log_probability: right far out too, nothing is clamped", lambda: flow.log_probability(30 * x))
     report("1 log_probability: gradients pass all of it", lambda: slope(flow.log_probability(1 * leaf), leaf))
     report("1 log_probability: right for one sample", lambda: flow.log_probability(x[:1].clone()))
@@ -180,13 +183,13 @@ def know(flow, inputs, column=False):
 
 def training(its, inputs, report):
     for title, part, num, lowest, options in (
-            ("Adam with learning rate 0.001, nine tenths of the data by random_split, batches of 64", 0, 700, None, {"epochs": 3}),
+            ("Adam with learning rate 0.001, nine tenths by random_split, batches of 64", 0, 700, None, {"epochs": 3}),
             ("a loss is the mean of -log p over an epoch's batches", 1, 700, None, {"epochs": 3}),
             ("batches of batch_size", 0, 700, None, {"epochs": 2, "batch_size": 100}),
             ("the learning rate stays the same, without a scheduler", 0, 20, None, {"epochs": 120}),
             ("as many epochs as asked for", 1, 20, None, {"epochs": 120}),
             ("100 epochs without other arguments", 1, 20, None, {}),
-            ("with 500 samples for validation the best weights are returned", 2, 5000, 41.4, {"epochs": 4, "batch_size": 250}),
+            ("with 500 held out the best weights are returned", 2, 5000, 41.4, {"epochs": 4, "batch_size": 250}),
             ("with fewer the last weights are returned", 2, 4990, 41.4, {"epochs": 4, "batch_size": 250})):
         report(f"1 train: {title}", lambda: watched(its, inputs, num, lowest, options)[part])
     report("1 to_np: an array, with which train runs on the notebook's own flow and data", lambda: [

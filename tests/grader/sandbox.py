@@ -1,4 +1,4 @@
-"""Runs one notebook in a sandbox of bubblewrap, and listens: what comes out is data, limited in size, believed in nothing."""
+"""Runs one notebook in a sandbox of bubblewrap, and listens: what comes out is data, limited in size, not believed."""
 
 import base64
 import contextlib
@@ -71,7 +71,7 @@ def account():
     Raises Refused, with the reason, where it cannot run.
     """
     if not shutil.which("bwrap"):
-        raise Refused("bubblewrap (the program bwrap) is not installed; on Debian and Ubuntu: apt-get install bubblewrap")
+        raise Refused("bubblewrap (the program bwrap) is not installed; on Debian, Ubuntu: apt-get install bubblewrap")
     nobody = {"user": 65534, "group": 65534, "extra_groups": []}
     for user in (nobody, {}) if os.geteuid() == 0 else ({},):
         done = subprocess.run([*bubblewrap(), sys.executable, "-ISc", ""], capture_output=True, text=True, **user)

@@ -62,14 +62,15 @@ def test_a_mistake_is_named_once(place):
 
 
 OTHERWISE = {  # faults in other words than the solution's, each with words of what has to be said, and nothing else
-    "without a scheduler": ("learned, lr=0.001)", "learned, lr=0.001); later = torch.optim.lr_scheduler.StepLR(optimizer, 30)",
+    "without a scheduler": (
+        "learned, lr=0.001)", "learned, lr=0.001)\n    later = torch.optim.lr_scheduler.StepLR(optimizer, 30)",
                             "append(np.mean(losses))", "append(np.mean(losses)); later.step()"),
     "nothing is clamped": ("x * torch.exp(s) + t", "x * torch.exp(s.clamp(max=7)) + t"),
     "far out too": ("return self.prior.log_prob(z) + total", "return (self.prior.log_prob(z) + total).clamp(min=-33)"),
     "widths 2-32-32-2": ("32, 32, 2]", "64, 64, 2]"),
     "right for one sample": ("layer.inverse(z)\n", "layer.inverse(z)\n            inv_log_det = inv_log_det.squeeze()\n"
                              "            if inv_log_det.dim() == 0: raise ValueError\n"),
-    "random_split": ("random_split(data, ", "torch.utils.data.random_split(torch.utils.data.Subset(data, range(100)), "),
+    "random_split": ("random_split(data, ", "random_split(torch.utils.data.Subset(data, range(100)), "),
 }
 
 
@@ -82,7 +83,7 @@ def test_a_fault_in_other_words_is_found(words):
 
 # Right solutions in other styles -------------------------------------------------------------------------------------
 
-TEXT = "\n# %%\n".join(CELLS)
+TEXT = "\n# %%\n".join(CELLS[:-2])
 
 
 def restyled(*texts):
@@ -108,52 +109,60 @@ BY_COORDINATES = """    def forward(self, x):
         return (y - self.t_func(y * self.mask) * (1 - self.mask)).div(s.exp()), -s.sum(1, keepdim=True)
 
 """
+DEFINED = CELLS[:-2]
 STYLES = {  # by the name of the file
     "as it is": CELLS,
-    "$(touch pwned)": [  # a device from a function, magics, display
-        "%matplotlib inline\n!pip install -q torch\nx = !ls\nfrom IPython.display import display, clear_output", *restyled(
+    "$(touch pwned)": [  # a device from a function, magics, display; deep expressions, names overwritten
+        "%matplotlib inline\n!pip install -q torch\nx = !ls\nfrom IPython.display import display, clear_output",
+        *restyled(
             "def train(", "def get_device():\n    return torch.device('cpu')\ndevice = get_device()\ndef train(",
-            "        losses = []", "        clear_output(wait=True)\n        %time display(device)\n        losses = []",
-            "probability(batch)", "probability(batch.to(device))"), "train?", "%%bash\nls", "%%time\ntrain"],
+            "        losses = []", "        clear_output(wait=True)\n        %time display(3)\n        losses = []",
+            "probability(batch)", "probability(batch.to(device))"), "train?", "%%bash\nls", "%%time\ntrain",
+        "CouplingLayer, to_np = 3, None", "CouplingFlow = CouplingFlow(4)", "deep = " + "1 + " * 3000 + "1",
+        "train_losses = [train, 3]\nfor train in range(3): pass"],
     "`touch pwned`": [f'if __name__ == "__main__":\n{indented(TEXT)}'],
     "two\nlines": ["%%writefile flow.py\n" + RIGHT, "from flow import *", "drawn = sample_2d_datasets('Moons')"],
-    "it's \"quoted\"": [  # methods attached later
-        *CELLS[:5], CELLS[5].replace(LAYER_BODY.strip("\n"), ""), LAYER_BODY.replace("\n    ", "\n")[4:],
-        "CouplingLayer.forward, CouplingLayer.inverse = forward, inverse", *CELLS[6:]],
-    "-rf": [*restyled("class CouplingFlow", "class RealNVP", "def train(", "def fit(rate, ", "lr=0.001", "lr=rate")[:-2],
-            "from functools import partial\nCouplingFlow, train = RealNVP, partial(fit, 1e-3)"],
+    "it's \"quoted\"": [  # methods attached later, an alias, a partial function
+        *DEFINED[:5], CELLS[5].replace(LAYER_BODY.strip("\n"), ""), LAYER_BODY.replace("\n    ", "\n")[4:],
+        "CouplingLayer.forward, CouplingLayer.inverse = forward, inverse", *[
+            cell.replace("class CouplingFlow", "class RealNVP").replace("train(", "fit(rate, ").replace("0.001", "rate")
+            for cell in DEFINED[6:]],
+        "from functools import partial\nCouplingFlow, train = RealNVP, partial(fit, 1e-3)"],
     "=HYPERLINK(1)": restyled(LAYER_BODY.strip("\n"), BY_COORDINATES.strip("\n"),  # columns of log-determinants
-                              "total + inv_log_det", "total + inv_log_det.squeeze(1)", "total + log_det\n", "total + log_det[:, 0]\n"),
-    "\x1b[2Jred": restyled(  # another prior, best weights loaded
+                              "total + inv_log_det", "total + inv_log_det.squeeze(1)",
+                              "total + log_det\n", "total + log_det[:, 0]\n"),
+    "\x1b[2Jred": restyled(  # another prior, best weights loaded, conventions that the handout leaves open
         "MultivariateNormal(torch.zeros(2), torch.eye(2))", "torch.distributions.Normal(torch.zeros(2), torch.ones(2))",
         "prior.log_prob(z) + total", "prior.log_prob(z).sum(1) + total", "prior.log_prob(z) - total",
         "prior.log_prob(z).sum(-1) - total", "copy.deepcopy(model)", "copy.deepcopy(model.state_dict())",
         "    return (best if len(parts[1]) >= 500 else model),",
-        "    if len(parts[1]) >= 500:\n        model.load_state_dict(best)\n    return model,"),
-    "conventions": restyled("rng.choice(len(means), num_samples)", "rng.randint(0, len(means), size=num_samples)",
-                            "abs(np.linalg.det(H))", "np.linalg.det(H)", '"ij"', '"xy"', "len(xs), len(ys)", "len(ys), len(xs)",
-                            "np.inf", "np.Inf"),
-    "float64": ["import torch\ntorch.set_default_dtype(torch.float64)", *restyled(
-        "(batch).mean()\n", "(batch.double()).mean()\n", "(batch).mean().item() for", "(batch.double()).mean().item() for")],
-    "overwritten": [*CELLS, "CouplingLayer, to_np = 3, None", "CouplingFlow = CouplingFlow(4)", "deep = " + "1 + " * 3000 + "1",
-                    "train_losses = [train, 3]\nfor train in range(3): pass"],
-    "failing": ["import seaborn, math\nfrom google.colab import drive\ndrive.mount('/content/drive')", "name = input('?')",
-                "def broken(:\n    pass", "1 / 0", *CELLS, "exit()", "raise SystemExit"],
-    "endless": ["while True: pass", "import time\ntime.sleep(1000)", *CELLS[:4], "sum(iter(int, 1))", *CELLS[4:],
-                "import os\nos._exit(0)", "while True:\n    try:\n        while True: pass\n    except BaseException: pass"],
-    "no rng": restyled("means, rng)", "means)", "component = rng", "rng = np.random\n    component = rng",
-                       "sample_spiral(num_samples, rng)", "sample_spiral(num_samples)", "theta = rng", "rng = np.random\n    theta = rng"),
+        "    if len(parts[1]) >= 500:\n        model.load_state_dict(best)\n    return model,",
+        "rng.choice(len(means), num_samples)", "rng.randint(0, len(means), size=num_samples)", "np.inf", "np.Inf",
+        "abs(np.linalg.det(H))", "np.linalg.det(H)", '"ij"', '"xy"', "len(xs), len(ys)", "len(ys), len(xs)"),
+    "-rf": ["import torch\ntorch.set_default_dtype(torch.float64)", *restyled(  # of double precision, without rng
+        "(batch).mean()\n", "(batch.double()).mean()\n",
+        "(batch).mean().item() for", "(batch.double()).mean().item() for",
+        "means, rng)", "means)", "component = rng", "rng = np.random\n    component = rng",
+        "sample_spiral(num_samples, rng)", "sample_spiral(num_samples)",
+        "theta = rng", "rng = np.random\n    theta = rng")],
+    "endless": [
+        "import seaborn, math\nfrom google.colab import drive\ndrive.mount('/content/drive')", "name = input('?')",
+        "def broken(:\n    pass", "1 / 0", "import time\ntime.sleep(1000)", *DEFINED[:4],
+        "sum(iter(int, 1))", *DEFINED[4:],
+        "import os\nos._exit(0)", "while True:\n    try:\n        while True: pass\n    except BaseException: pass",
+        "exit()"],
 }
 
 # Attacks -------------------------------------------------------------------------------------------------------------
 
 CHANNEL = ("import os\nchannel = max(n for n in range(64) if os.path.exists(f'/proc/self/fd/{n}') and "
            "'pipe' in os.readlink(f'/proc/self/fd/{n}'))\n")
-ATTACKS = [  # notebooks of attacks, each with words of its sheet; all points are kept, as the cells that follow are right
+ATTACKS = [  # each with words of its sheet; all points are kept, as the cells that follow are right
     [
         ("print(open(PROJECT + '/tests/grader/solution.txt').read())", "cell 2 FileNotFoundError"),
         ("import os\nassert os.listdir('/root') + os.listdir('/home')", "cell 3 FileNotFoundError"),
-        ("import glob\nassert not glob.glob(HERE + '/*'), 'ESCAPED'\nopen(HERE + '/secret')", "cell 4 FileNotFoundError"),
+        ("import glob\nassert not glob.glob(HERE + '/*'), 'ESCAPED'\nopen(HERE + '/secret')",
+         "cell 4 FileNotFoundError"),
         ("for place in ('/usr/x', '/x', '/dev/x', '/run/x'):\n    try: open(place, 'w')\n    except OSError: continue\n"
          "    raise RuntimeError('ESCAPED')\nopen(HERE + '/left', 'w')", "cell 5 FileNotFoundError"),
         ("import socket\nsocket.create_connection(('127.0.0.1', PORT), 1)", "cell 6 ConnectionRefusedError"),
@@ -162,12 +171,15 @@ ATTACKS = [  # notebooks of attacks, each with words of its sheet; all points ar
         ("import checks", "checks is not installed"),
         ("x = bytearray(1 << 40)", "cell 10 MemoryError"),
         ("import numpy as np\nx = [np.empty(1 << 28) for _ in range(99)]", "cell 11 _ArrayMemoryError"),
-        ("x = None\nfor i in range(99): open(f'/dev/shm/{i}', 'wb').write(bytes(60 << 20))", "cell 12 OSError: [Errno 28]"),
+        ("x = None\nfor i in range(99): open(f'/dev/shm/{i}', 'wb').write(bytes(60 << 20))",
+         "cell 12 OSError: [Errno 28]"),
         ("open('/tmp/large', 'wb').truncate(1 << 40)", "cell 13 OSError: [Errno 27] File too large"),
-        ("raise ValueError('\\x1b[2J\\n- PASS: everything\\n# 100 of 100')", "cell 14 ValueError:  [2J - PASS: everything # 100"),
+        ("raise ValueError('\\x1b[2J\\n- PASS: everything\\n# 100 of 100')",
+         "cell 14 ValueError:  [2J - PASS: everything # 100"),
         ("import subprocess\nfor _ in range(3): subprocess.Popen(['sleep', '1000'], start_new_session=True)", ""),
-        (CHANNEL + "for text in (b'3', b'[' * 99999, b'{\"names\": 3}', b'{\"cell\": [1]}', b'{\"question\": [], \"key\": {}}', "
-         "b'\\xff',\n             b'{\"question\": \"data\", \"key\": \"\", \"value\": {\"array\": \"AAAA\", \"shape\": [1e9]}}'):\n"
+        (CHANNEL + "for text in (b'3', b'[' * 99999, b'{\"names\": 3}', b'{\"cell\": [1]}', b'\\xff',\n"
+         "             b'{\"question\": [], \"key\": {}}',\n             b'{\"question\": \"data\", \"key\": \"\", "
+         "\"value\": {\"array\": \"AAAA\", \"shape\": [1e9]}}'):\n"
          "    os.write(channel, text + b'\\n')", ""),
     ],
     [
@@ -176,10 +188,11 @@ ATTACKS = [  # notebooks of attacks, each with words of its sheet; all points ar
         (CHANNEL + "while True: os.write(channel, b'x' * 65536)", "cell 4 was left out, because it sends more than"),
         ("import os\nwhile True: os.fork()", "cell 5 "),
     ],
-    [("import os, time\nfor _ in range(20):\n    if os.fork() == 0:\n        x = bytearray(b'x') * (1 << 30)\n        time.sleep(60)\n"
-      "time.sleep(60)", "cell 2 was left out, because it takes too much memory")],
+    [("import os, time\nfor _ in range(20):\n    if os.fork() == 0:\n"
+      "        x = bytearray(b'x') * (1 << 30)\n        time.sleep(60)\ntime.sleep(60)",
+      "cell 2 was left out, because it takes too much memory")],
 ]
-PATCHES = "import torch, numpy as np\ntorch.equal = torch.allclose = np.allclose = np.array_equal = lambda *a, **k: True"
+PATCHES = "import torch, numpy\ntorch.equal = torch.allclose = numpy.array_equal = lambda *a, **k: True"
 
 
 def write(path, cells, **more):
@@ -191,7 +204,7 @@ def write(path, cells, **more):
 
 @pytest.fixture(scope="session")
 def graded(tmp_path_factory):
-    """What the program does with a folder of all of these: printed, code, rows of its table and sheets by the file's name."""
+    """What the program makes of a folder of all of these: its words, code, table and sheets by the file's name."""
     try:
         sandbox.account()
     except sandbox.Refused as refused:
@@ -201,16 +214,17 @@ def graded(tmp_path_factory):
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as by_path:
         setup = f"PROJECT, HERE, PORT = {str(GRADE.parents[1])!r}, {str(folder)!r}, {server.getsockname()[1]}"
         for i, attacks in enumerate(ATTACKS):
-            write(folder / f"attack {i}.ipynb", [setup, *(cell for cell, _ in attacks), *CELLS[:-2]])
+            write(folder / f"attack {i}.ipynb", [setup, *(cell for cell, _ in attacks), *DEFINED])
         for name, cells in STYLES.items():
             write(folder / "right" / f"{name}.ipynb", cells)
-        write(folder / "stopped.ipynb", ["import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)"])
-        write(folder / "patched.ipynb", [PATCHES, *CELLS[:-2], "CouplingFlow.log_probability = lambda self, x: x[:, 0]"])
-        write(folder / "right" / "OLD.IPYNB", [], worksheets=[{"cells": [{"cell_type": "code", "input": TEXT.splitlines(True)}]}])
+        write(folder / "0 stopped.ipynb", ["import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)"])
+        write(folder / "patched.ipynb", [PATCHES, *DEFINED, "CouplingFlow.log_probability = lambda self, x: x[:, 0]"])
+        old = {"cell_type": "code", "input": TEXT.splitlines(True)}
+        write(folder / "right" / "OLD.IPYNB", [], worksheets=[{"cells": [old]}])
         (folder / "right" / "ours.ipynb").write_bytes(next(GRADE.parents[1].glob("*.ipynb")).read_bytes())
         for name in (".hidden.ipynb", "__MACOSX/._hw.ipynb"):
             write(folder / name, CELLS)
-        for name, content in {"empty": "", "cut": '{"cells": [{"cell', "deep": "[" * 99999, "other": '{"cells": 3}'}.items():
+        for name, content in zip("abcd", ("", '{"cells": [{"cell', "[" * 99999, '{"cells": 3}')):
             (folder / f"{name}.ipynb").write_text(content)
         (folder / "link.ipynb").symlink_to("/etc/passwd")
         (folder / "secret").touch()
@@ -218,14 +232,15 @@ def graded(tmp_path_factory):
         by_path.listen()
         out = folder.with_name("out")
         command = [sys.executable, GRADE, folder, "--out", out, "--cell-seconds", "2", "--seconds", "60"]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=folder.parent, env={"PATH": "/usr/bin:/bin", "SECRET": "x"})
+        environment = {"PATH": "/usr/bin:/bin", "SECRET": "x"}
+        done = subprocess.run(command, capture_output=True, text=True, cwd=folder.parent, env=environment)
         server.settimeout(0)
         with pytest.raises(BlockingIOError):
             server.accept()
     with open(out / "grades.csv", newline="", encoding="utf-8-sig") as file:
         rows = {row["path"]: row for row in csv.DictReader(file)}
     sheets = {path.stem: path.read_text() for path in out.glob("*.md")}
-    return SimpleNamespace(folder=folder, out=out, printed=done.stdout, code=done.returncode, errors=done.stderr, rows=rows, sheets=sheets)
+    return SimpleNamespace(folder=folder, done=done, printed=done.stdout, rows=rows, sheets=sheets)
 
 
 def test_right_solutions_of_all_styles_keep_all_points(graded):
@@ -240,14 +255,15 @@ def test_attacks_end_in_a_sheet_that_says_what_happened(graded):
         sheet = next(sheet for name, sheet in graded.sheets.items() if name.endswith(f"attack_{i}"))
         assert [words for _, words in attacks if words not in sheet] == [] and "**100.0 of 100 points**" in sheet, sheet
     assert all(line.isprintable() for line in graded.printed.split("\n")) and "ESCAPED" not in graded.printed
-    assert "its time is over" in graded.printed and not graded.errors
+    assert "its time is over" in graded.printed and not graded.done.stderr
     assert not psutil.Process().children(recursive=True) and not (graded.folder / "left").exists()
     assert not list(graded.folder.parent.rglob("pwned"))
 
 
 def test_what_cannot_be_read_is_said(graded):
-    assert graded.code == 1 and sum("this is no notebook" in sheet for sheet in graded.sheets.values()) == 4
-    assert graded.printed.count("left out: ") == 3 and len(graded.rows) == len(graded.sheets) == len(STYLES) + len(ATTACKS) + 8
+    assert graded.done.returncode == 1 and sum("this is no notebook" in sheet for sheet in graded.sheets.values()) == 4
+    assert graded.printed.count("left out: ") == 3
+    assert len(graded.rows) == len(graded.sheets) == len(STYLES) + len(ATTACKS) + 8
     assert not [path for path in graded.rows if path.startswith(("=", "-", "+", "@"))]
     patched = next(sheet for name, sheet in graded.sheets.items() if name.endswith("patched"))
     assert "FAIL: log_probability: log p(z) plus" in patched
