@@ -66,7 +66,7 @@ OTHERWISE = {  # faults in other words than the solution's, each with words of w
         "learned, lr=0.001)", "learned, lr=0.001)\n    later = torch.optim.lr_scheduler.StepLR(optimizer, 30)",
                             "append(np.mean(losses))", "append(np.mean(losses)); later.step()"),
     "nothing is clamped": ("x * torch.exp(s) + t", "x * torch.exp(s.clamp(max=7)) + t"),
-    "far out too": ("return self.prior.log_prob(z) + total", "return (self.prior.log_prob(z) + total).clamp(min=-33)"),
+    "far out too": ("return self.prior.log_prob(z) + total", "return (self.prior.log_prob(z) + total).clamp(min=-1000)"),
     "widths 2-32-32-2": ("32, 32, 2]", "64, 64, 2]"),
     "right for one sample": ("layer.inverse(z)\n", "layer.inverse(z)\n            inv_log_det = inv_log_det.squeeze()\n"
                              "            if inv_log_det.dim() == 0: raise ValueError\n"),
@@ -186,7 +186,9 @@ ATTACKS = [  # each with words of its sheet; all points are kept, as the cells t
         ("import ctypes\nctypes.string_at(0)", "cell 2 was left out, because it ends the process"),
         ("import os\nos.kill(-1, 9)\nos.kill(os.getppid(), 9)", "cell 3 "),
         (CHANNEL + "while True: os.write(channel, b'x' * 65536)", "cell 4 was left out, because it sends more than"),
-        ("import os\nwhile True: os.fork()", "cell 5 "),
+        # No more than 60: as root the system does not count them, and others may be at work here.
+        ("import os, time\nif all(os.fork() for _ in range(60)): time.sleep(60)\ntime.sleep(60)",
+         "cell 5 was left out, because it starts more than 48 processes"),
     ],
     [("import os, time\nfor _ in range(20):\n    if os.fork() == 0:\n"
       "        x = bytearray(b'x') * (1 << 30)\n        time.sleep(60)\ntime.sleep(60)",
