@@ -170,7 +170,7 @@ ATTACKS = [  # each with words of its sheet; all points are kept, as the cells t
         ("assert 'SECRET' not in os.environ, 'ESCAPED'\nos.environ['SECRET']", "cell 8 KeyError"),
         ("import checks", "checks is not installed"),
         ("x = bytearray(1 << 40)", "cell 10 MemoryError"),
-        ("import numpy as np\nx = [np.empty(1 << 28) for _ in range(99)]", "cell 11 _ArrayMemoryError"),
+        ("import numpy as np\nx = [np.empty(1 << 28) for _ in range(99)]", "cell 11 "),
         ("x = None\nfor i in range(99): open(f'/dev/shm/{i}', 'wb').write(bytes(60 << 20))",
          "cell 12 OSError: [Errno 28]"),
         ("open('/tmp/large', 'wb').truncate(1 << 40)", "cell 13 OSError: [Errno 27] File too large"),
