@@ -1,7 +1,8 @@
 # make             the notebook executed in place, its figures and numbers in figures/, then the report
 # make report      the report alone, from the figures and numbers at hand
-# make test        everything that checks the project, but the whole execution; with NOTEBOOK=..., grade sheets
+# make test        everything that checks the project, but the whole execution
 # make test-quick  the same without what trains, executes the notebook or typesets the report
+# make test-grader the grader: all styles, mistakes and attacks
 # make benchmark   the speed tables
 # make submission IDS="111111111 222222222"    the two files that the course asks for, in submission/
 # (All paths are relative: the project may lie in a folder of any name.)
@@ -15,7 +16,7 @@ TEX_PACKAGES = latexmk texlive-latex-recommended texlive-latex-extra texlive-sci
 TEX_PROGRAMS := $(shell command -v latexmk && command -v pdflatex && command -v bibtex)
 NO_TEX = $(filter-out 3,$(words $(TEX_PROGRAMS)))
 
-.PHONY: all notebook report test test-quick benchmark submission clean always no-tex tex-packages
+.PHONY: all notebook report test test-quick test-grader benchmark submission clean always no-tex tex-packages
 .DELETE_ON_ERROR:
 
 all: notebook
@@ -71,10 +72,13 @@ submission:
 # A file of tests stays in one process.
 PYTEST = $(PYTHON) -P -m pytest tests --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 test: $(COLAB)
-	$(PYTEST)
+	$(PYTEST) -m "not thorough"
 
 test-quick: $(VENV)/.installed-tests
 	$(PYTEST) -m "not slow"
+
+test-grader: $(VENV)/.installed-tests
+	$(PYTHON) -P -m pytest tests/grader
 
 benchmark: $(VENV)/.installed
 	TQDM_DISABLE=1 $(PYTHON) tests/benchmark.py

@@ -9,7 +9,6 @@ from cells import load_definitions
 from needs import MISSING
 
 matplotlib.use("Agg")
-collect_ignore = ["grader"]  # whose tests come with the program that replaces it
 
 
 def pytest_addoption(parser):

@@ -16,6 +16,7 @@ NEEDS = {  # name: whether it is here, what it is, what is not checked without
     "browser": (CHROMIUM and importlib.util.find_spec("playwright"), "Chromium", "Run all in a browser"),
     "colab": (COLAB.exists(), "Colab's versions for this Python", "the notebook on them"),
     "emulator": (platform.machine() == "x86_64" and shutil.which("qemu-x86_64"), "qemu-x86_64", "other makers' bits"),
+    "bubblewrap": (shutil.which("bwrap"), "bubblewrap", "the grader's sandbox"),
     "mkl": (torch.backends.mkl.is_available(), "a PyTorch with MKL", "the digits of what is trained"),
 }
 MISSING = {need: f"without {what}, not checked: {unchecked}"
