@@ -59,7 +59,7 @@ def built(tmp_path_factory):
 
 
 def test_each_exported_figure_is_shown_once_at_its_own_size():
-    shown = re.findall(r"\\(?:includegraphics|wide)\{(.+?)\}", body())
+    shown = re.findall(r"\\includegraphics\{(.+?)\}", body())
     assert sorted(shown) == sorted(path.stem for path in (ROOT / "figures").glob("*.pdf"))
     assert not re.findall(r"\\includegraphics\[|\\(?:scale|resize)box", body())
     for path in (ROOT / "figures").glob("*.pdf"):
