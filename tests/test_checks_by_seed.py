@@ -29,7 +29,7 @@ def test_a_check_does_not_pass_by_its_seed(nb, monkeypatch, words):
     if "simulated" in words:  # the same integral on a coarser grid
         monkeypatch.setattr(nb, "GRIDS", {name: nb.Grid(-4, -4, 10, 60) for name in nb.SIGMAS})
     truths = {name: grid.values(nb.DENSITIES[name]) for name, grid in nb.GRIDS.items()}
-    monkeypatch.setattr(nb, "truths", truths, raising=False)
+    monkeypatch.setattr(nb, "TRUTHS", truths, raising=False)
     close = functools.partial(torch.testing.assert_close, rtol=0, atol=1e-10)  # as in the notebook
     for seed in range(1, 31):
         samples = {"spiral": nb.sample_spiral(100, np.random.default_rng(seed))}

@@ -2,11 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
+from scipy.stats import norm
 
-from cells import ROOT, sources
+from cells import NOTEBOOK, ROOT, sources
 
 V = {key: float(text) for key, text in json.loads((ROOT / "figures" / "results.json").read_text()).items()}
+TEXTS = NOTEBOOK.read_text(encoding="utf-8")
+RADII = np.linspace(0, 2 * np.pi, 10_000)  # of the spiral's middle, as often each
 DATASETS = ("Circles", "Moons", "GaussiansGrid", "GaussiansRot")
 BLOBS, CURVES = {"GaussiansGrid", "GaussiansRot"}, {"Circles", "Moons"}
 EXAMPLES = ("wide mixture", "narrow mixture", "spiral")
@@ -55,6 +59,10 @@ def closed_by(control):
     return 1 - change(10, "K=4", control) / change(10, "K=4", "K=2")
 
 
+def mean_error(method, d):
+    return V[f"beyond.{method}.{d}.total_variation.mean"]
+
+
 def to_kernel(method, end="mean"):
     """The difference to the kernel's total variation on each dataset, or an end of its interval."""
     return {d: V[f"beyond.{method}.{d}.minus_kernel.total_variation.{end}"] for d in DATASETS}
@@ -75,6 +83,9 @@ CLAIMS = {
     "the narrow mixture has the least error at 0.1, the most at 0.5 and 1": lambda: all(
         sorted(EXAMPLES, key=lambda name, h=h: error(name, h))[rank] == "narrow mixture"
         for h, rank in ((0.1, 0), (0.5, 2), (1.0, 2))),
+    "A third of the error lies less than 1 away from it, where less than a sixth of the samples are": lambda: (
+        "less than 1 away from its centre: 0.33" in TEXTS
+        and (norm.cdf(1, RADII, 0.5) - norm.cdf(-1, RADII, 0.5)).mean() < 1 / 6),
     # Task 9
     "the five Gaussians are fitted worst": lambda: max(DATASETS, key=lambda d: median("09", d)) == "GaussiansRot",
     "the grid best": lambda: min(DATASETS, key=lambda d: median("09", d)) == "GaussiansGrid",
@@ -140,16 +151,15 @@ CLAIMS = {
     # Beyond the assignment
     "closer to the truth than the kernel on all four datasets, with the whole interval below 0": lambda: (
         ahead("top") == {*DATASETS}),
-    "the assignment's flow is behind on all": lambda: all(low > 0 for low in to_kernel("assigned", "low").values()),
-    "a single such flow is level with the kernel on the curves, ahead on the blobs": lambda: (
-        ahead("modes") == BLOBS and all(to_kernel("modes", "low")[d] < 0 for d in CURVES)),
-    "Most of the gain comes with modes": lambda: all(
-        to_kernel("assigned")[d] - to_kernel("modes")[d] > 0.7 * (to_kernel("assigned")[d] - to_kernel("top")[d])
-        for d in DATASETS),
+    "the assignment's flow is behind on all": lambda: all(
+        mean_error("assigned", d) > mean_error("kernel", d) for d in DATASETS),
+    "by the recipe alone a flow stays behind": lambda: all(low > 0 for low in to_kernel("recipe", "low").values()),
+    "with modes a single one is ahead of the kernel on all but the ring, where both are level": lambda: (
+        ahead("modes") == {*DATASETS} - {"Circles"} and to_kernel("modes", "low")["Circles"] < 0),
     "Mixtures alone are ahead as well": lambda: ahead("mixtures") == {*DATASETS},
-    "flows gain little over them: less than a hundredth, and on the ring not beyond chance": lambda: all(
-        V[f"beyond.top.{d}.minus_mixtures.total_variation.mean"] > -0.01
-        and (V[f"beyond.top.{d}.minus_mixtures.total_variation.high"] > 0) == (d == "Circles") for d in DATASETS),
+    "flows gain little over them: less than a hundredth, though beyond chance": lambda: all(
+        -0.01 < V[f"beyond.top.{d}.minus_mixtures.total_variation.mean"] < 0
+        and V[f"beyond.top.{d}.minus_mixtures.total_variation.high"] < 0 for d in DATASETS),
     "The flow needs the fewest bits, clear of all others": lambda: all(
         apart("beyond.digits.flow.bits_per_pixel", f"beyond.digits.{other}.bits_per_pixel")
         for other in ("mixture", "gaussian", "kernel", "independent")),

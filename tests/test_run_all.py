@@ -27,8 +27,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.first]
 
 SHORTER = {  # what is replaced in the notebook
     "NUM_RUNS = 8": "NUM_RUNS = 2",
-    "enumerate(fit(stacked, train_set, valid_set, max(looks), batch_size), start=1)":  # one epoch for each look
-        "zip(sorted(looks) if max(looks) > 5 else range(1, 6), fit(stacked, train_set, valid_set, 5, batch_size))",
+    "enumerate(fit(stacked, train_set, valid_set, max(checkpoints), batch_size), start=1)":  # one epoch each
+        "zip(sorted(checkpoints) if max(checkpoints) > 5 else range(1, 6),"
+        " fit(stacked, train_set, valid_set, 5, batch_size))",
     "models[0]), data)": "models[0]), data, 5)",
     "epochs=40, rate": "epochs=2, rate", "epochs=60, rate": "epochs=2, rate",
     "learn_digits, range(4)": "learn_digits, range(2)",
@@ -37,7 +38,7 @@ PRECISELY = """
 import hashlib, matplotlib, scipy, sklearn
 weights = b"".join(to_np(p).tobytes() for runs in flows.values() for flow in runs for p in flow.parameters())
 bits = [bits for *_, models in folds for bits, _ in models.values()]
-sums = [density.sum() for densities in pictures for density in densities.values()]
+sums = [density.sum() for _, _, runs in learned.values() for density in runs[0].values()]
 precisely = [hashlib.sha256(weights).hexdigest(), *(f"{each:.8g}" for each in (*sums, *bits))]
 save("precisely.json", lambda path: path.write_text(json.dumps(precisely)))
 save("versions.txt", lambda path: path.write_text(" ".join(m.__version__ for m in (np, scipy, sklearn, matplotlib))))

@@ -179,7 +179,7 @@ def test_lists_that_do_not_fit_are_refused(nb):
             nb.train_together(models, datasets, 1)
 
 
-# Best or last weights, and looks on the way ------------------------------------------------------------------------
+# Best or last weights, also at checkpoints -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("num_samples, kept", [(5000, "best"), (4990, "last")])
@@ -201,8 +201,8 @@ def test_the_best_epoch_is_kept_where_validation_has_500_samples_also_on_the_way
     same_weights(nb.train(alone, data, 4, batch_size=250)[0], history[best[3]])
     torch.random.set_rng_state(state)
     split = nb.split(data, both[0])
-    looked = nb.train_stack([(flow, split) for flow in both], [1, 2, 3, 4], 250)
-    for (flows, losses), epoch in zip(looked.values(), (1, 2, 3, 4), strict=True):  # as if it had ended there
+    trained = nb.train_stack([(flow, *split) for flow in both], [1, 2, 3, 4], 250)
+    for (flows, losses), epoch in zip(trained.values(), (1, 2, 3, 4), strict=True):  # as if it had ended there
         same_weights(flows[0], history[best[epoch - 1]])
         np.testing.assert_allclose(losses[1, :, 0], valid_losses[:epoch], rtol=1e-10)
 
