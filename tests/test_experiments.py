@@ -27,7 +27,7 @@ def test_measures_of_a_flow_with_a_known_density(nb):
     flow, training, _ = nb.prepare(configuration, 1)
     for p in flow.parameters():
         p.data.zero_()  # the standard normal
-    distance, training_kl, gap = nb.measure(configuration, 1, flow)
+    distance, training_kl, gap = nb.measure(configuration, flow, training)
 
     def kl(x):
         return (nb.true_log_density("GaussiansRot", x, 3) - stats.norm.logpdf(x).sum(1)).mean()

@@ -210,25 +210,6 @@ def test_the_best_epoch_is_kept_where_validation_has_500_samples_also_on_the_way
 # What goes wrong ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("calls, said, whole", [  # 2 training batches and 1 of validation an epoch
-    (1, "^epoch 1: training nan,", 0), (8, "^epoch 3: training nan,", 2), (9, "^epoch 3: .*, validation nan", 2)])
-def test_a_loss_that_ends_names_its_epoch_and_leaves_the_weights_of_the_last_whole_one(nb, calls, said, whole):
-    class Breaks(nb.CouplingFlow):
-        seen = 0
-
-        def log_probability(self, x):
-            Breaks.seen += 1
-            return super().log_probability(x) * (math.nan if Breaks.seen == calls else 1)
-
-    model, reference, data = new_flow(nb, 0, 2, Breaks), new_flow(nb, 0, 2), nb.ToyDataset("Moons", 100)
-    state = torch.random.get_rng_state()
-    with pytest.raises(FloatingPointError, match=said):
-        nb.train(model, data, 10)
-    torch.random.set_rng_state(state)
-    list(plain_loop(reference, data, whole))
-    same_weights(model, weights(reference))
-
-
 @BOTH
 def test_data_that_are_no_numbers_or_too_few_are_named(nb, method):
     for points in ([[0, 0], [math.nan, 0], [1, 1]], [[0, 0], [math.inf, 0], [1, 1]], [[0.0, 0.0]]):
