@@ -1,4 +1,4 @@
-"""Program: prints how long training and estimates take in the notebook, the handout's loop, SciPy and scikit-learn."""
+"""Program: prints how long training and estimates take in the notebook, the handout's loop and SciPy."""
 
 import os
 import platform
@@ -12,7 +12,6 @@ from time import perf_counter
 import numpy as np
 import torch
 from scipy.stats import gaussian_kde
-from sklearn.neighbors import KernelDensity
 from threadpoolctl import threadpool_limits
 from torch.distributions import MultivariateNormal
 
@@ -67,8 +66,6 @@ samples, xs = nb.sample_gaussian_mixture(10_000, 0.5, nb.MEANS, np.random.defaul
 points, h, H = plane(xs), 0.2, 0.2 * np.eye(2)
 compare("an estimate, 10 000 samples, 100 × 100 points", {
     "SciPy `gaussian_kde`": (lambda: gaussian_kde(samples.T, h)(points.T), 1),
-    "scikit-learn `KernelDensity`": (
-        lambda: KernelDensity(bandwidth=h, rtol=0, atol=0).fit(samples).score_samples(points), 1),
     "`kernel_density_estimate`": (lambda: nb.kernel_density_estimate(points, samples, H), 1),
     "`kernel_density_on_grid`": (lambda: nb.kernel_density_on_grid(xs, xs, samples, H), 1)})
 

@@ -22,24 +22,6 @@ def body():
     return re.sub(r"(?<!\\)%.*", "", SOURCE.read_text(encoding="utf-8")).partition(r"\begin{document}")[2]
 
 
-@cache
-def numbers():
-    """{key: text} of all numbers that the report can quote."""
-    lines = (ROOT / "figures" / "results.tex").read_text()
-    return dict(re.findall(r"csname result:(.+?)\\endcsname\{(.*)\}", lines))
-
-
-@cache
-def quoted():
-    """The keys of all numbers that it quotes, our own macros replaced by what they stand for."""
-    text = body()
-    macros = re.findall(r"\\newcommand\{\\(\w+)\}\[(\d)\]\{(.*)\}\s*$", SOURCE.read_text(encoding="utf-8"), re.M)
-    for name, count, meaning in 3 * [macro for macro in macros if macro[0] not in ("R", "task")]:
-        call = rf"\\{name}" + r"\{([^{}]*)\}" * int(count)
-        text = re.sub(call, lambda m, meaning=meaning: re.sub(r"#(\d)", lambda n: m[int(n[1])], meaning), text)
-    return set(re.findall(r"\\R\{([^#{}]+)\}", text))
-
-
 def pages(pdf):
     """The text of each page, without white space."""
     return [re.sub(r"\s", "", page.extract_text()) for page in PdfReader(pdf).pages]
@@ -71,15 +53,6 @@ def test_no_number_is_typed_that_the_notebook_measures():
     lengths_and_drawings = r"\\newcommand.*|\\tikzset.*(\n  .*)*|[\d.]+(pt|mm)\b"
     prose = re.sub(f"{macros}|{lengths_and_drawings}", "", body())
     assert set(re.findall(r"\d+\.\d+", prose)) <= CONSTANTS
-
-
-def test_every_number_quoted_exists_and_stands_in_the_committed_pdf():
-    assert quoted() <= numbers().keys() and len(quoted()) > 200
-    text = "".join(pages(PDF))
-    for key in quoted():
-        mantissa, _, exponent = numbers()[key].lstrip("+-").partition("e")
-        number = f"{mantissa}×10" if exponent and float(mantissa) != 1 else "10" if exponent else mantissa
-        assert number in text, f"{key} = {numbers()[key]} is not in the PDF: run `make report`"
 
 
 @pytest.mark.slow

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from cells import ONE_THREAD, ROOT
 
@@ -33,11 +32,3 @@ def test_an_emulated_processor_of_another_maker_gives_the_same_bits():
 def test_the_notebook_says_which_arithmetic_it_has():
     assert prints("said") == "The arithmetic is that of the saved run.\n"
     assert "another arithmetic" in prints("said", MKL_CBWR="AUTO")
-
-
-def test_training_takes_no_square_root_from_mkl(nb):
-    # Those are not rounded correctly, whatever MKL_CBWR says, so that another processor may round them otherwise.
-    with torch.profiler.profile() as used:
-        nb.train(nb.CouplingFlow(2), nb.ToyDataset("Moons", 100), 2)
-    names = {event.name for event in used.events()}
-    assert "aten::mul" in names and not [name for name in names if "sqrt" in name]
