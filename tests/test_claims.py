@@ -55,8 +55,9 @@ def less_kl(task, second, first):
 
 
 def closed_by(control):
-    """The share of the mean difference between two and four layers that a control of Task 10 closes."""
-    return 1 - change(10, "K=4", control) / change(10, "K=4", "K=2")
+    """The share of the difference of medians between two and four layers that a control of Task 10 closes."""
+    two, four = median(10, "K=2"), median(10, "K=4")
+    return (two - median(10, control)) / (two - four)
 
 
 def mean_error(method, d):
@@ -98,16 +99,13 @@ CLAIMS = {
     # Task 10
     "2 × four layers fit better than two in all eight runs": lambda: (
         closer(10, "K=4", "K=2") == 8 and change(10, "K=4", "K=2", "high") < 0),
-    "(by KL in seven)": lambda: less_kl(10, "K=4", "K=2") == 7,
-    "Two layers with as many parameters close over a third of the difference": lambda: (
-        1 / 3 < closed_by("K=2 width 46") < 0.45),
-    "If they are also trained twice as long, which takes longer than four layers, they close more than half": lambda: (
-        closed_by("K=2 width 46, 500 epochs") > 1 / 2),
-    "and close over a third; trained for 500 epochs, two layers of width 32 close over two fifths. Both together close "
-    "more than half": lambda: [closed_by(label) > least for label, least in zip(
-        ("K=2 width 46", "K=2 500 epochs", "K=2 width 46, 500 epochs"), (1 / 3, 2 / 5, 1 / 2))] == [True] * 3,
-    "Size or time alone closes less than half of it": lambda: (
-        max(closed_by("K=2 width 46"), closed_by("K=2 500 epochs")) < 1 / 2),
+    "two layers with as many parameters close about a third of the difference, and two trained twice as long nearly "
+    "half. Both together, which takes longer than four layers, close a little more than half": lambda: (
+        0.28 < closed_by("K=2 width 46") < 0.36 and 0.44 < closed_by("K=2 500 epochs") < 0.5
+        and 0.5 < closed_by("K=2 width 46, 500 epochs") < 0.6),
+    "and by the medians close about a third of it": lambda: 0.28 < closed_by("K=2 width 46") < 0.36,
+    "two layers of width 32 close nearly half": lambda: 0.44 < closed_by("K=2 500 epochs") < 0.5,
+    "Both together close a little more than half": lambda: 0.5 < closed_by("K=2 width 46, 500 epochs") < 0.6,
     "2 × But four fit better than each of these in all eight runs": lambda: all(
         closer(10, "K=4", label) == 8 for label in WIDER_OR_LONGER),
     "2 × four layers have twice that of two, but two trained longer have as much, and eight less": lambda: (
@@ -125,7 +123,7 @@ CLAIMS = {
         gap(11, more) < 0.5 * gap(11, few) for more, few in FIXED_STEPS.items()),
     "in seven of eight runs with few steps and in all eight with many": lambda: (
         [less_kl(11, *pair) for pair in FIXED_STEPS.items()] == [7, 8]),
-    "at as many samples, lower it in two and in five": lambda: [
+    "with the samples fixed, lower it in only two (1500 samples) and five (3000)": lambda: [
         less_kl(11, "N=1500 782 epochs", "N=1500"), less_kl(11, "N=3000", "N=3000 205 epochs")] == [2, 5],
     "2 × by the means more of it comes with the steps": lambda: all(
         max(change(11, "N=1500 782 epochs", "N=1500"), change(11, "N=3000", "N=3000 205 epochs")) < change(11, *pair)
@@ -134,33 +132,34 @@ CLAIMS = {
     "2 × three Gaussians are fitted better than seven in all eight runs": lambda: (
         closer(12, "3 Gaussians", "7 Gaussians") == 8),
     "2 × The training KL grows as well": lambda: training_kl_rises(12, "3 Gaussians", "7 Gaussians"),
-    "with 3500 the generalization gap nearly closes": lambda: gap(12, "7 with N=3500") < 0.3 * gap(12, "7 Gaussians"),
-    "but the training KL rises, total variation shows no clear change": lambda: (
+    "2 × the generalization gap falls to about a quarter": lambda: (
+        0.2 < gap(12, "7 with N=3500") / gap(12, "7 Gaussians") < 0.3),
+    "but the training KL rises (each sample is seen 110 times instead of 250)": lambda: (
         median(12, "7 with N=3500", "training KL") > median(12, "7 Gaussians", "training KL")),
     "2 × total variation shows no clear change": lambda: (
         change(12, "7 with N=3500", "7 Gaussians", "low") < 0 < change(12, "7 with N=3500", "7 Gaussians", "high")),
     "2 × and seven stay behind three in all eight runs": lambda: closer(12, "3 Gaussians", "7 with N=3500") == 8,
     "(The divergence falls in six of eight, but stays above that of three in all.)": lambda: [
         less_kl(12, "7 with N=3500", "7 Gaussians"), less_kl(12, "3 Gaussians", "7 with N=3500")] == [6, 8],
-    "for five Gaussians more epochs lower the training KL": lambda: sorted(
-        (kls := [median(10, "K=4", "training KL"), median(11, "N=1500", "training KL"),
-                 median("09", "GaussiansRot", "training KL"), median(11, "N=1500 782 epochs", "training KL")]),
-        reverse=True) == kls,
     # Beyond the assignment
     "closer to the truth than the kernel on all four datasets, with the whole interval below 0": lambda: (
         ahead("top") == {*DATASETS}),
+    "the best of its eight runs (\\cref{tab:nine}) is worse than the kernel's mean": lambda: all(
+        V[f"part2.task09.{d}.total variation.min"] > mean_error("kernel", d) for d in DATASETS),
     "the assignment's flow is behind on all": lambda: all(
         mean_error("assigned", d) > mean_error("kernel", d) for d in DATASETS),
-    "The recipe alone does not do it": lambda: all(low > 0 for low in to_kernel("recipe", "low").values()),
+    "The recipe alone, which was tuned for modes, does not do it": lambda: all(
+        low > 0 for low in to_kernel("recipe", "low").values()),
     "With modes a single flow is ahead of the kernel on all but the ring, where both are level": lambda: (
         ahead("modes") == {*DATASETS} - {"Circles"} and to_kernel("modes", "low")["Circles"] < 0),
     "Mixtures alone are ahead of it as well": lambda: ahead("mixtures") == {*DATASETS},
     "flows gain little over these: less than a hundredth": lambda: all(
         -0.01 < V[f"beyond.top.{d}.minus_mixtures.total_variation.mean"] < 0 for d in DATASETS),
-    "need the fewest bits: the two are level, and clear of all others": lambda: all(
+    "The flow needs the fewest bits, ten Gaussians with a covariance each less than a hundredth more": lambda: (
+        V["beyond.digits.paired.mean"] > -0.01 and V["beyond.digits.paired.high"] < 0),
+    "the others are behind": lambda: all(
         apart(f"beyond.digits.{best}.bits_per_pixel", f"beyond.digits.{other}.bits_per_pixel")
-        for best in ("flow", "full mixture") for other in ("mixture", "gaussian", "kernel", "independent")
-    ) and not apart("beyond.digits.flow.bits_per_pixel", "beyond.digits.full mixture.bits_per_pixel"),
+        for best in ("flow", "full mixture") for other in ("mixture", "gaussian", "kernel", "independent")),
 }
 
 
