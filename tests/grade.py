@@ -7,9 +7,6 @@ Part I, where the handout fixes none, by these:
     sample_gaussian_mixture(num_samples, sigma, means, rng)    -> (num_samples, 2), sigma a standard deviation
     sample_spiral(num_samples, rng)                            -> (num_samples, 2)
     kernel_density_estimate(x, samples, H)                     (M, 2), (N, 2), (2, 2) -> (M,)
-    gaussian_mixture_density(x, sigma, means)                  (M, 2) -> (M,)
-    spiral_density(x)                                          (M, 2) -> (M,)
-    kernel_density_on_grid(xs, ys, samples, H)                 (A,), (B,) -> (A, B) or (B, A)
 
 rng is a NumPy generator, of the new or the old kind, and may be left out. A task without these names is not graded.
 """
@@ -17,7 +14,6 @@ rng is a NumPy generator, of the new or the old kind, and may be left out. A tas
 import argparse
 import csv
 import json
-import os
 import re
 import sys
 import time
@@ -30,18 +26,15 @@ from grader import checks, sandbox
 
 WEIGHTS = {  # of the handout's 30 and 70 points; what the handout gives earns nothing
     checks.SAMPLERS: 10, checks.ESTIMATE: 20, checks.LAYER: 35, checks.FLOW: 35,
-    checks.DENSITIES: 0, checks.GIVEN: 0, checks.TRAINING: 0,
+    checks.GIVEN: 0, checks.TRAINING: 0,
 }
-NOT_GRADED = "Not graded by this program: Part II, Tasks 2-5, 7 and 9-12, plots and answers of Part I, the report."
+NOT_GRADED = "Not graded by this program: Part I, Tasks 3 and 4, Part II, Tasks 1-5, 7 and 9-12, plots, the report."
 
 
 def main():
     options = arguments()
-    try:
-        if not options.unsafe:
-            sandbox.account()
-    except sandbox.Refused as refused:
-        sys.exit(f"{refused}\nNothing was graded. --unsafe runs notebooks without a sandbox: only for those you trust.")
+    if not options.unsafe:
+        sandbox.account()
     notebooks, left_out = search(options.path)
     for path in left_out:
         print(f"left out: {printable(path)}")
@@ -50,7 +43,7 @@ def main():
     options.out.mkdir(parents=True)
     complete, names = True, sheet_names(notebooks)
     with open(options.out / "grades.csv", "w", newline="", encoding="utf-8-sig") as file, \
-            ProcessPoolExecutor(options.jobs, initializer=torch.set_num_threads, initargs=[1]) as pool:
+            ProcessPoolExecutor(initializer=torch.set_num_threads, initargs=[1]) as pool:
         rows = csv.writer(file)
         rows.writerow(["path", *WEIGHTS, "total", "of", "status"])
         work = {pool.submit(grade, path, options): path for path in notebooks}
@@ -73,7 +66,6 @@ def arguments():
     add("--out", type=Path, default=folder, help="a new folder for the sheets")
     add("--seconds", type=float, default=120, help="that a notebook may take in all (default: 120)")
     add("--cell-seconds", type=float, default=5, help="after which a cell is interrupted (default: 5)")
-    add("--jobs", type=int, default=os.cpu_count(), help="notebooks at a time (default: one a processor)")
     add("--unsafe", action="store_true", help="without a sandbox: a notebook can then read and write what you can")
     options = parser.parse_args()
     if options.out.exists():
@@ -94,41 +86,39 @@ def search(paths):
 
 def sheet_names(paths):
     """A file name for each notebook's sheet, after its path, all different."""
-    names = {}
-    for path in paths:
-        stem = name = re.sub(r"[^\w.-]+", "_", str(path.with_suffix("")).lstrip("./"))[-100:]
-        while f"{name}.md" in names.values():
-            name = f"{stem}-{len(names)}"
-        names[path] = f"{name}.md"
-    return names
+    stems = [re.sub(r"[^\w.-]+", "_", str(path.with_suffix("")).lstrip("./"))[-100:] for path in paths]
+    return {path: f"{stem}.md" if stem not in stems[:i] else f"{stem}~{i}.md"
+            for i, (path, stem) in enumerate(zip(paths, stems))}
 
 
 def grade(path, options):
     """Points of a notebook (of each task, in total, of how many), its status, and the lines of its sheet."""
     isolation = ", not isolated" if options.unsafe else ""
     try:
-        run = sandbox.run(code_cells(path), checks.INPUTS, options.seconds, options.cell_seconds, not options.unsafe)
-        status = f"not graded: {run.stopped}{isolation}"
+        cells = code_cells(path)
+        run = sandbox.run(cells, checks.INPUTS, options.seconds, options.cell_seconds, not options.unsafe)
+        status = f"not graded: {run['stopped']}{isolation}"
     except (OSError, ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
         run, status = None, f"not graded: this is no notebook ({type(error).__name__}: {error})"
-    if not run or run.names is None:
+    if not run or "cells" not in run["done"]:
         return [""] * (len(WEIGHTS) + 2), status, [printable(status)]
-    lines, points, most, verdicts = [], [], 0, list(checks.Judge(run).verdicts())
+    lines, points, most, verdicts = [], [], 0, list(checks.verdicts(run))
     for task, weight in WEIGHTS.items():
-        mine = [verdict for verdict in verdicts if verdict[0].task == task and verdict[1] != "NOT GRADED"]
+        said = [verdict for verdict in verdicts if checks.TASKS[verdict[0].question] == task]
+        mine = [verdict for verdict in said if verdict[1] != "NOT GRADED"]
         shares = sum(int(check.title[0]) for check, _, _ in mine)
         earned = weight * sum(int(check.title[0]) for check, outcome, _ in mine if outcome == "PASS") / max(shares, 1)
         points.append(round(earned, 1) if mine else "")
         most += weight if mine else 0
         lines += ["", f"## {task}: " + (f"{earned:.1f} of {weight} points" if mine else "not graded")]
         titles = {}  # of the same outcome, for the same reason
-        for check, outcome, message in (verdict for verdict in verdicts if verdict[0].task == task):
+        for check, outcome, message in said:
             titles.setdefault((outcome == "PASS", outcome, message), []).append(check.title[2:])
         for (_, outcome, message), same in sorted(titles.items(), key=lambda item: item[0][0]):
             lines.append(f"- {outcome}: {'; '.join(same)}" + (f": **{printable(message)}**" if message else ""))
     total = round(sum(filter(None, points)), 1)
-    status = (f"graded in part: {run.stopped}" if run.stopped else "graded") + isolation
-    head = [f"**{total} of {most} points**, {printable(status)}", "", NOT_GRADED, *remarks(run)]
+    status = (f"graded in part: {run['stopped']}" if run["stopped"] else "graded") + isolation
+    head = [f"**{total} of {most} points**, {printable(status)}", "", NOT_GRADED, *remarks(run, cells)]
     return [*points, total, most, status], status, head + lines
 
 
@@ -140,13 +130,12 @@ def code_cells(path):
     return [text if isinstance(text, str) else "".join(text) for text in texts]
 
 
-def remarks(run):
+def remarks(run, cells):
     """Lines about what happened while the cells ran."""
-    lines = [f"{name} is not installed here: a stand-in without effect was used" for name in sorted(run.stand_ins)]
-    if any(re.search(r"\b(np|numpy)\.Inf\b", text) for text in run.cells):
+    lines = [f"{name} is not installed here: a stand-in without effect was used" for name in run["stand_in"]]
+    if any(re.search(r"\b(np|numpy)\.Inf\b", text) for text in cells):
         lines.append("np.Inf is gone since NumPy 2, and was provided here: write np.inf")
-    for number, why in sorted({**run.failed, **run.skipped}.items()):
-        lines.append(f"cell {number} {'was left out, because ' if number in run.skipped else ''}{why}")
+    lines += [f"cell {number} {why}" for number, why in run["failed"].items()]
     return ["", "Remarks:", *(f"- {printable(line)}" for line in lines)] if lines else []
 
 

@@ -1,15 +1,12 @@
 """What runs in the sandbox: a notebook's cells in one IPython shell, then the grader's questions. It holds no answers.
 
-A job comes as JSON on standard input; one JSON line a message goes to what was standard output. Each question is put to
-a copy of this process, so that what it breaks is whole again for the next.
+A job comes as JSON on standard input, each message leaves as a line. Each question is put to a copy of this process.
 """
 
-import base64
 import contextlib
 import faulthandler
 import json
 import os
-import random
 import re
 import resource
 import signal
@@ -20,37 +17,38 @@ from functools import partial
 from inspect import signature
 from unittest.mock import MagicMock
 
+import numpy as np
+import psutil
+import torch
+
 GRACE = 4  # seconds that a cell has to end after its interrupt
 LARGEST = 4 << 20  # bytes of an array that is sent
 OFTEN_IMPORTED = ("matplotlib.pyplot", "scipy.stats", "sklearn.datasets", "torch.distributions", "torch.utils.data")
 
 
 def main():
+    import probes
+
     job = json.load(sys.stdin)
     for name, limit in job["limits"].items():
         resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (limit, limit))
-    channel = os.fdopen(os.dup(1), "wb")
+    channel = os.fdopen(os.dup(1), "w")
     for stream in range(3):
         os.dup2(os.open(os.devnull, os.O_RDWR), stream)
 
-    def send(**message):
-        channel.write(json.dumps(message, default=plain).encode() + b"\n")
-        channel.flush()
+    def send(*message):
+        print(json.dumps(message, default=plain), file=channel, flush=True)
 
     for name in OFTEN_IMPORTED:  # so that no cell is interrupted while it imports
         __import__(name)
-    import numpy as np
-    import probes
-    import torch
-
-    np.Inf = np.inf  # which the handout's code says, and NumPy 2 does not have
-    torch.set_num_threads(1)
     torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # which imports much more
+    torch.set_num_threads(1)
+    np.Inf = np.inf  # which the handout's code says, and NumPy 2 does not have
     sys.path[0] = ""
     its = types.SimpleNamespace(**run_cells(job, send))
     for question in probes.QUESTIONS:
         ask(question, its, job["inputs"], send)
-    send(done=True)
+    send("done", "questions", "")
 
 
 def run_cells(job, send):
@@ -60,33 +58,35 @@ def run_cells(job, send):
 
     shell = InteractiveShell.instance(config=Config(HistoryManager={"enabled": False}))
     shell.showtraceback = shell.showsyntaxerror = shell.enable_gui = shell.ask_exit = lambda *given, **more: None
-    signal.signal(signal.SIGALRM, interrupt)
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
     defined, left, process = {}, job["seconds"], os.getpid()
     for number, text in enumerate(job["cells"], 1):
-        send(cell=number)
+        send("cell", number, "")
         shell.execution_count = number  # by which tracebacks name the cell
         limit = min(job["cell_seconds"], max(0.3, left / 5))  # so that no cell takes the time of all that follow
         before = os.times().elapsed
-        while number not in job["skip"]:
-            error = run_limited(limit, shell.run_cell, text)
-            if os.getpid() != process:  # a cell's own copy of this process
-                os._exit(0)
-            if not isinstance(error, ModuleNotFoundError) or error.name in sys.modules:
-                if error is not None:
-                    send(failed=number, why=describe(error))
-                break
+        error = None if number in job["skip"] else run_limited(limit, shell.run_cell, text)
+        while isinstance(error, ModuleNotFoundError) and error.name not in sys.modules:
             sys.modules[error.name] = MagicMock(__spec__=None)  # what is not installed here, such as google.colab
-            send(stand_in=error.name)
+            send("stand_in", error.name, "")
+            error = run_limited(limit, shell.run_cell, text)
+        if os.getpid() != process:  # a cell's own copy of this process
+            os._exit(0)
+        if error is not None:
+            send("failed", number, describe(error))
         left -= os.times().elapsed - before
         defined |= {name: value for name, value in shell.user_ns.items() if is_definition(value)}
-    end_children()
+    for each in psutil.Process().children(recursive=True):  # which the cells have left running
+        each.kill()
     # A name that a later cell gave to a plain value or to an instance means the function or class.
     for name, value in defined.items():
         now = shell.user_ns.get(name)
         if not callable(now) or isinstance(value, type) and not is_definition(now):
             shell.user_ns[name] = value
     found = {name: value for name, value in shell.user_ns.items() if callable(value) and name.isidentifier()}
-    send(names={name: parameters(value) for name, value in found.items() if not name.startswith("_")})
+    for name, value in found.items():
+        send("names", name, parameters(value))
+    send("done", "cells", "")
     return found
 
 
@@ -96,11 +96,7 @@ def is_definition(value):
 
 def parameters(function):
     with contextlib.suppress(Exception):
-        return list(signature(function).parameters)
-
-
-def interrupt(number, frame):
-    raise KeyboardInterrupt
+        return " ".join(signature(function).parameters)
 
 
 def run_limited(seconds, function, *arguments):
@@ -120,46 +116,35 @@ def run_limited(seconds, function, *arguments):
         faulthandler.cancel_dump_traceback_later()
 
 
-def end_children():
-    """End what the cells have left running."""
-    import psutil
-
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            process.kill()
-            process.wait(5)
-
-
 def ask(question, its, inputs, send):
     """Put a question to a copy of this process."""
     name = question.__name__
     if (copy := os.fork()) == 0:
         try:
-            import numpy as np
-            import torch
-
             torch.set_num_threads(1)
-            for seed in (random.seed, np.random.seed, torch.manual_seed):
-                seed(inputs["seed"])
-            if error := run_limited(inputs["seconds"], question, its, inputs, partial(report, name, send)):
-                send(question=name, raised=describe(error))
+            if error := run_limited(inputs["seconds"], question, its, inputs, partial(report, send)):
+                send("raised", name, describe(error))
         finally:
             os._exit(0)
-    send(question=name, status=os.waitpid(copy, 0)[1])
+    if status := os.waitpid(copy, 0)[1]:
+        killed = f"it crashes or is killed ({signal.strsignal(status & 127)})" if status & 127 else ""
+        send("raised", name, killed or "it ends the process, or does not react to an interrupt")
 
 
-def report(question, send, key, function):
+def report(send, title, function):
     """Send what a function gives, or the words of its exception."""
     try:
-        send(question=question, key=key, value=function())
+        send("answers", title, function())
     except Exception as error:
-        send(question=question, key=key, raised=describe(error))
+        send("raised", title, describe(error))
 
 
 def describe(error):
     """An exception on one line, with the place in the notebook where it was raised."""
     if isinstance(error, KeyboardInterrupt):
         return "it takes too long, and was interrupted"
+    if isinstance(getattr(error, "obj", None), types.SimpleNamespace):
+        return f"the notebook does not define {error.name}"
     place = ""
     for frame in traceback.extract_tb(error.__traceback__):
         if cell := re.match(r"<ipython-input-(\d+)-|.*ipykernel_\d+/\d+\.py", frame.filename):
@@ -168,16 +153,12 @@ def describe(error):
 
 
 def plain(value):
-    """For JSON: numbers and arrays as the bytes of float64 numbers and a shape; of anything else only what it is."""
-    import numpy as np
-    import torch
-
+    """For JSON: arrays as lists of numbers; of anything else only its kind."""
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu().double().numpy()
     if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "biuf" and value.nbytes < LARGEST:
-        array = np.ascontiguousarray(value, "<f8")
-        return {"array": base64.b64encode(array.tobytes()).decode(), "shape": np.shape(value)}
-    return {"type": type(value).__name__[:80]}
+        return np.asarray(value, float).tolist()
+    return f"<{type(value).__name__[:80]}>"
 
 
 if __name__ == "__main__":

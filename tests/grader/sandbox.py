@@ -1,10 +1,8 @@
-"""Runs one notebook in a sandbox of bubblewrap, and listens: what comes out is data, limited in size, not believed."""
+"""Runs one notebook in a sandbox of bubblewrap; what it writes is data, limited in size, and not believed."""
 
-import base64
 import contextlib
 import json
 import os
-import select
 import shutil
 import signal
 import subprocess
@@ -20,197 +18,110 @@ import psutil
 HERE = Path(__file__).resolve().parent
 MEMORY, FILES, PROCESSES = 3 << 30, 256 << 20, 48  # bytes of all processes together, bytes on its disk, processes
 LIMITS = {"DATA": MEMORY, "FSIZE": FILES // 4, "NPROC": 64, "NOFILE": 256, "CORE": 0}  # of each process; NPROC of all
-LONGEST, MOST = 8 << 20, 32 << 20  # bytes of a message and of all
+MOST = 32 << 20  # bytes of all answers
 RESTARTS = 4  # without a cell that ends the process
+KINDS = ("cell", "failed", "stand_in", "names", "answers", "raised", "done")  # of messages: each has a key and a value
 ENVIRONMENT = {
     "PATH": os.defpath, "HOME": "/tmp", "LANG": "C.UTF-8", "USER": "student", "MPLBACKEND": "Agg", "TQDM_DISABLE": "1",
     "OMP_NUM_THREADS": "1", "LOKY_MAX_CPU_COUNT": "1", "PIP_RETRIES": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1",
 }
 
 
-class Refused(Exception):
-    """There is no sandbox here."""
-
-
-class Stopped(Exception):
-    """Why a sandbox was stopped."""
-
-
-class Run:
-    """What a notebook's run sent: `answers` {(question, key): value}, `raised` the same of words, and what happened."""
-
-    def __init__(self, cells):
-        self.cells, self.answers, self.raised, self.ended, self.names = cells, {}, {}, {}, None
-        self.failed, self.skipped, self.stand_ins, self.stopped, self.done = {}, {}, set(), "", False
-
-
 def bubblewrap():
     """The command that runs what follows it with the system and this Python alone, read-only, and a private /tmp."""
-    command = ["bwrap", "--unshare-all", "--unshare-user", "--uid", "65534", "--gid", "65534", "--die-with-parent"]
-    command += ["--new-session", "--cap-drop", "ALL", "--clearenv", "--proc", "/proc", "--dev", "/dev"]
+    command = [shutil.which("bwrap"), "--unshare-all", "--unshare-user", "--uid", "65534", "--gid", "65534"]
+    command += ["--die-with-parent", "--new-session", "--cap-drop", "ALL", "--proc", "/proc", "--dev", "/dev"]
     command += ["--size", str(FILES // 4), "--tmpfs", "/dev/shm", "--size", str(FILES), "--tmpfs", "/tmp"]
-    command += ["--ro-bind", "/usr", "/usr"]
-    for folder in map(Path, ("/bin", "/sbin", "/lib", "/lib32", "/lib64")):
-        kind, source = ("--symlink", os.readlink(folder)) if folder.is_symlink() else ("--ro-bind-try", str(folder))
-        command += [kind, source, str(folder)]
-    for name in ("fonts", "ld.so.cache", "alternatives", "localtime"):
-        command += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
-    for folder in {sys.base_prefix, sys.prefix, os.path.realpath(sys.prefix)} - {"/usr"}:
-        command += ["--ro-bind", folder, folder]
+    system = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64"]
+    system += ["/etc/fonts", "/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime"]
+    for place in dict.fromkeys([*system, sys.base_prefix, sys.prefix, os.path.realpath(sys.prefix)]):
+        command += ["--ro-bind-try", place, place]
     for name in ("inside.py", "probes.py"):
         command += ["--ro-bind", str(HERE / name), f"/run/{name}"]
-    for name, value in ENVIRONMENT.items():
-        command += ["--setenv", name, value]
     return [*command, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp", "--"]
 
 
 @cache
 def account():
-    """As whom bubblewrap runs: root hands over to a user without rights where that user can read the program.
+    """As whom bubblewrap runs: root hands over to a user without rights where that one can read the program.
 
-    Raises Refused, with the reason, where it cannot run.
+    Where it does not run, that is the end of ours.
     """
-    if not shutil.which("bwrap"):
-        raise Refused("bubblewrap (the program bwrap) is not installed; on Debian, Ubuntu: apt-get install bubblewrap")
+    reason = "bubblewrap (the program bwrap) is not installed; on Debian, Ubuntu: apt-get install bubblewrap"
     nobody = {"user": 65534, "group": 65534, "extra_groups": []}
-    for user in (nobody, {}) if os.geteuid() == 0 else ({},):
+    for user in ((nobody, {}) if os.geteuid() == 0 else ({},)) if shutil.which("bwrap") else ():
         done = subprocess.run([*bubblewrap(), sys.executable, "-ISc", ""], capture_output=True, text=True, **user)
         if not done.returncode:
             return user
-    raise Refused(f"bubblewrap is refused by this system: {done.stderr.strip()}")
+        reason = f"bubblewrap is refused by this system: {done.stderr.strip()}"
+    sys.exit(f"{reason}\nNothing was graded. --unsafe runs notebooks without a sandbox: only for those you trust.")
 
 
 def run(cells, inputs, seconds=120, cell_seconds=5, isolated=True):
-    """Run a notebook's cells and put the questions to it, in so many seconds at most: a Run."""
-    found, deadline = Run(cells), time.monotonic() + seconds
+    """Run a notebook's cells and put the questions to it: the messages by kind and key, and why it was stopped."""
+    found, skip, deadline = {kind: {} for kind in KINDS}, [None], time.monotonic() + seconds
     job = {"cells": cells, "inputs": inputs, "limits": LIMITS if isolated else {}, "cell_seconds": cell_seconds}
     while True:
-        cell = 0
-        job |= {"skip": list(found.skipped), "seconds": (deadline - time.monotonic()) * 0.6}
-        try:
-            for message in messages(job, deadline, isolated):
+        job |= {"skip": skip, "seconds": (deadline - time.monotonic()) * 0.6}
+        with tempfile.TemporaryFile() as sent:
+            why = execute(job, sent, deadline, isolated)
+            sent.seek(0)
+            found["cell"] = {}
+            for line in sent:
                 with contextlib.suppress(Exception):  # it may say anything
-                    cell = int(message.get("cell", cell))
-                    note(found, message)
-            why = "it ends the process, or does not react to an interrupt"
-        except Stopped as stopped:
-            why = str(stopped)
-        if found.names is not None:
-            found.stopped = "" if found.done else f"while it was asked: {why}"
-            return found
-        if cell in {0, *found.skipped} or len(found.skipped) == RESTARTS or time.monotonic() > deadline - 10:
-            found.stopped = f"in cell {cell}: {why}" if cell else why
-            return found
-        found.skipped[cell] = why
+                    kind, key, value = json.loads(line)
+                    found[kind][key] = value if kind == "answers" else str(value)
+        cell = next(reversed(found["cell"]), None)
+        if "cells" in found["done"] or cell in skip or len(skip) > RESTARTS or time.monotonic() > deadline - 10:
+            asked = "while it was asked" if "cells" in found["done"] else f"in cell {cell}"
+            return {**found, "stopped": "" if "questions" in found["done"] else f"{asked}: {why}"}
+        skip.append(cell)
+        found["failed"][cell] = f"was left out, because {why}"
 
 
-def note(found, message):
-    """Take a message into a run."""
-    question, key = message.get("question"), message.get("key")
-    if isinstance(message.get("names"), dict):
-        found.names = message["names"]
-    elif "done" in message:
-        found.done = True
-    elif isinstance(message.get("failed"), int) and 0 < message["failed"] <= len(found.cells):
-        found.failed[message["failed"]] = str(message.get("why"))
-    elif "stand_in" in message:
-        found.stand_ins.add(str(message["stand_in"]))
-    elif isinstance(question, str) and isinstance(key, str | None):
-        if "status" in message:
-            found.ended[question] = message["status"]
-        elif "raised" in message:
-            found.raised[question, key] = str(message["raised"])
-        else:
-            found.answers[question, key] = decoded(message.get("value"))
-
-
-def decoded(value):
-    """A message's value with its arrays; one that is none is None."""
-    if isinstance(value, list):
-        return [decoded(part) for part in value]
-    if isinstance(value, dict) and "array" in value:
-        with contextlib.suppress(Exception):
-            return np.frombuffer(base64.b64decode(value["array"]), "<f8").reshape(value["shape"])
-        return None
-    return {str(key): decoded(part) for key, part in value.items()} if isinstance(value, dict) else value
-
-
-def messages(job, deadline, isolated):
-    """The messages of one process, until it ends; Stopped where it goes too far."""
+def execute(job, sent, deadline, isolated):
+    """Let a process do a job and send what it has to say; why it ended before it was done."""
     with tempfile.TemporaryFile("w+") as given, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         json.dump(job, given, default=np.ndarray.tolist)
         given.seek(0)
         command = [sys.executable, "-I", "-B", "/run/inside.py" if isolated else str(HERE / "inside.py")]
-        options = {"cwd": scratch, "env": {**ENVIRONMENT, "HOME": scratch}}
-        if isolated:
-            command, options = [*bubblewrap(), *command], account()
-        process = subprocess.Popen(command, stdin=given, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        command, options = ([*bubblewrap(), *command], account()) if isolated else (command, {"cwd": scratch})
+        process = subprocess.Popen(command, stdin=given, stdout=sent, stderr=subprocess.DEVNULL, env=ENVIRONMENT,
                                    start_new_session=True, **options)
-        line, total = bytearray(), 0
-        try:
-            for part in chunks(process, deadline):
-                *whole, rest = (line + part).split(b"\n")
-                line, total = rest, total + len(part)
-                if total > MOST or len(line) > LONGEST:
-                    raise Stopped("it sends more than the questions ask for")
-                for text in whole:
-                    with contextlib.suppress(ValueError, RecursionError):
-                        if isinstance(message := json.loads(text), dict):
-                            yield message
-        finally:
-            end(process)
+        below, why, runs = [], "", True
+        while runs and not why:
+            time.sleep(0.1)
+            runs = process.poll() is None
+            with contextlib.suppress(psutil.NoSuchProcess):
+                below = psutil.Process(process.pid).children(recursive=True)
+            why = "its time is over" if time.monotonic() > deadline else too_much(below, sent)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # with which all end that is in the sandbox
+        process.wait()
+        psutil.wait_procs(below, timeout=5)
+    return why or "it ends the process, or does not react to an interrupt"
 
 
-def chunks(process, deadline):
-    """The bytes that a process sends, as they come, as long as it keeps to the limits."""
-    watched = 0.0
-    while True:
-        if time.monotonic() - watched > 0.2:
-            watch(process)
-            watched = time.monotonic()
-        if watched > deadline:
-            raise Stopped("its time is over")
-        if select.select([process.stdout], [], [], 0.1)[0]:
-            if not (data := os.read(process.stdout.fileno(), 1 << 20)):
-                return
-            yield data
-
-
-def watch(process):
-    """Stopped where all processes of a sandbox together take too much."""
-    below, memory = family(process)[1:], 0
-    if len(below) > PROCESSES:
-        raise Stopped(f"it starts more than {PROCESSES} processes")
-    for each in below:
-        with contextlib.suppress(psutil.Error, OSError):
-            memory += proportional(each.pid)
-    machine = psutil.virtual_memory()
-    # Where memory is short on the machine, those that take most of it go first.
-    if memory > (MEMORY if machine.available > machine.total / 20 else MEMORY // 3):
-        raise Stopped(f"it takes too much memory (more than {MEMORY >> 30} GB, or what the machine has left)")
-
-
-def family(process):
-    with contextlib.suppress(psutil.Error):
-        return [process, *psutil.Process(process.pid).children(recursive=True)]
-    return [process]
-
-
-def proportional(pid):
-    """Bytes of memory of a process, of what it shares only its part; where the system does not tell, all."""
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    except (OSError, StopIteration):
-        return psutil.Process(pid).memory_info().rss
-
-
-def end(process):
-    """End a process and all below it, whose memory is free again then."""
-    processes = family(process)
+def too_much(processes, sent):
+    """What processes take too much of, all together, in words."""
+    if len(processes) > PROCESSES:
+        return f"it starts more than {PROCESSES} processes"
+    if os.fstat(sent.fileno()).st_size > MOST:
+        return "it sends more than the questions ask for"
+    memory = 0
     for each in processes:
-        with contextlib.suppress(psutil.Error, OSError):
-            os.kill(each.pid, signal.SIGKILL)
-    process.stdout.close()
-    process.wait()
-    psutil.wait_procs(processes[1:], timeout=5)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            memory += memory_of(each)
+    # Where memory is short on the machine, those that take most of it go first.
+    machine = psutil.virtual_memory()
+    if memory > (MEMORY if machine.available > machine.total / 20 else MEMORY // 3):
+        return f"it takes too much memory (more than {MEMORY >> 30} GB, or what the machine has left)"
+    return ""
+
+
+def memory_of(process):
+    """Bytes, and of what is shared its part; where the system does not tell, all."""
+    try:
+        return process.memory_full_info().pss
+    except psutil.AccessDenied:
+        return process.memory_info().rss
