@@ -25,8 +25,7 @@ import torch
 from grader import checks, sandbox
 
 WEIGHTS = {  # of the handout's 30 and 70 points; what the handout gives earns nothing
-    checks.SAMPLERS: 10, checks.ESTIMATE: 20, checks.LAYER: 35, checks.FLOW: 35,
-    checks.GIVEN: 0, checks.TRAINING: 0,
+    "samplers": 10, "estimator": 20, "coupling_layer": 35, "coupling_flow": 35, "data": 0, "networks": 0, "training": 0,
 }
 NOT_GRADED = "Not graded by this program: Part I, Tasks 3 and 4, Part II, Tasks 1-5, 7 and 9-12, plots, the report."
 
@@ -45,7 +44,7 @@ def main():
     with open(options.out / "grades.csv", "w", newline="", encoding="utf-8-sig") as file, \
             ProcessPoolExecutor(initializer=torch.set_num_threads, initargs=[1]) as pool:
         rows = csv.writer(file)
-        rows.writerow(["path", *WEIGHTS, "total", "of", "status"])
+        rows.writerow(["path", *map(checks.TASKS.get, WEIGHTS), "total", "of", "status"])
         work = {pool.submit(grade, path, options): path for path in notebooks}
         for done in as_completed(work):
             path, (points, status, lines) = work[done], done.result()
@@ -103,14 +102,14 @@ def grade(path, options):
     if not run or "cells" not in run["done"]:
         return [""] * (len(WEIGHTS) + 2), status, [printable(status)]
     lines, points, most, verdicts = [], [], 0, list(checks.verdicts(run))
-    for task, weight in WEIGHTS.items():
-        said = [verdict for verdict in verdicts if checks.TASKS[verdict[0].question] == task]
+    for question, weight in WEIGHTS.items():
+        said = [verdict for verdict in verdicts if verdict[0].question == question]
         mine = [verdict for verdict in said if verdict[1] != "NOT GRADED"]
         shares = sum(int(check.title[0]) for check, _, _ in mine)
         earned = weight * sum(int(check.title[0]) for check, outcome, _ in mine if outcome == "PASS") / max(shares, 1)
         points.append(round(earned, 1) if mine else "")
         most += weight if mine else 0
-        lines += ["", f"## {task}: " + (f"{earned:.1f} of {weight} points" if mine else "not graded")]
+        lines += ["", f"## {checks.TASKS[question]}: " + (f"{earned:.1f} of {weight} points" if mine else "not graded")]
         titles = {}  # of the same outcome, for the same reason
         for check, outcome, message in said:
             titles.setdefault((outcome == "PASS", outcome, message), []).append(check.title[2:])

@@ -18,11 +18,11 @@ from scipy.stats import ks_2samp
 
 from grader import inside, probes
 
-SAMPLERS, ESTIMATE = "Part I, Task 1 (samplers)", "Part I, Task 2 (estimator)"
-LAYER, FLOW = "Part II, Task 6 (coupling layer)", "Part II, Task 8 (coupling flow)"
-GIVEN, TRAINING = "Given code (data, networks, prior)", "Given code (training)"
-TASKS = {"samplers": SAMPLERS, "estimator": ESTIMATE, "coupling_layer": LAYER, "coupling_flow": FLOW,
-         "data": GIVEN, "networks": GIVEN, "training": TRAINING}  # by question
+TASKS = {  # by question
+    "samplers": "Part I, Task 1 (samplers)", "estimator": "Part I, Task 2 (estimator)",
+    "coupling_layer": "Part II, Task 6 (coupling layer)", "coupling_flow": "Part II, Task 8 (coupling flow)",
+    "data": "Given code (data)", "networks": "Given code (networks, prior)", "training": "Given code (training)",
+}
 PARAMETERS = {  # names of ours, by which Part I can be graded
     "sample_gaussian_mixture": "num_samples sigma means", "sample_spiral": "num_samples",
     "kernel_density_estimate": "x samples H",
@@ -41,7 +41,7 @@ INPUTS = {
 TEXT = (Path(__file__).parent / "solution.txt").read_text(encoding="utf-8").split("\n# %% ")[1:]
 CELLS = [re.sub("(?m)^#.*\n", "", cell.partition("\n")[2]) for cell in TEXT]
 RIGHT = "\n".join(CELLS)
-Mistake = namedtuple("Mistake", "task subject named words text")
+Mistake = namedtuple("Mistake", "subject named words text")
 
 
 def changed(text, *texts):
@@ -53,7 +53,7 @@ def changed(text, *texts):
 
 
 def mistakes():
-    """Each mistake of the solution's comments: its task and function, and the text of the solution that makes it."""
+    """Each mistake of the solution's comments: its function, and the text of the solution that makes it."""
     for cell, plain in zip(TEXT, CELLS):
         for kind, comment in re.findall(r"(?m)^#([-=]) (.*(?:\n#  .*)*)", cell):
             old, _, entries = comment.replace("\n#  ", " ").rpartition(" => ")
@@ -63,7 +63,7 @@ def mistakes():
                 for function in filter(lambda text: texts[0] in text, plain.split("\n\n")):
                     text = RIGHT.replace(function, changed(function, *texts))
                     subject = re.search(r"def (\w+)", function)[1]
-                    yield Mistake(cell.partition("\n")[0], subject, kind == "-", words.strip(), text)
+                    yield Mistake(subject, kind == "-", words.strip(), text)
 
 
 MISTAKES = list(mistakes())

@@ -60,7 +60,7 @@ def data(its, inputs, report):
         return [len(found), str(found[7].dtype), found[7] - tensor(its.sample_2d_datasets("GaussiansRot", *wanted)[7])]
 
     for name in ("Circles", "Moons", "GaussiansGrid", "GaussiansRot"):
-        report(f"1 sample_2d_datasets: the points of {name}", lambda: its.sample_2d_datasets(name, 99, 4, num_gaussians=3))
+        report(f"1 sample_2d_datasets: the points of {name}", lambda: its.sample_2d_datasets(name, 99, 4, 3))
     report("1 sample_2d_datasets: 1000 points with seed 0 and 5 Gaussians without other arguments",
            lambda: its.sample_2d_datasets("GaussiansRot"))
     report("1 ToyDataset: num_samples items, each a sample as a float32 tensor",

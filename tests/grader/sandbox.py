@@ -18,8 +18,7 @@ import psutil
 HERE = Path(__file__).resolve().parent
 MEMORY, FILES, PROCESSES = 3 << 30, 256 << 20, 48  # bytes of all processes together, bytes on its disk, processes
 LIMITS = {"DATA": MEMORY, "FSIZE": FILES // 4, "NPROC": 64, "NOFILE": 256, "CORE": 0}  # of each process; NPROC of all
-MOST = 32 << 20  # bytes of all answers
-RESTARTS = 4  # without a cell that ends the process
+LONGEST, MOST = 8 << 20, 32 << 20  # bytes of a message and of all
 KINDS = ("cell", "failed", "stand_in", "names", "answers", "raised", "done")  # of messages: each has a key and a value
 ENVIRONMENT = {
     "PATH": os.defpath, "HOME": "/tmp", "LANG": "C.UTF-8", "USER": "student", "MPLBACKEND": "Agg", "TQDM_DISABLE": "1",
@@ -59,7 +58,7 @@ def account():
 
 def run(cells, inputs, seconds=120, cell_seconds=5, isolated=True):
     """Run a notebook's cells and put the questions to it: the messages by kind and key, and why it was stopped."""
-    found, skip, deadline = {kind: {} for kind in KINDS}, [None], time.monotonic() + seconds
+    found, skip, deadline = {kind: {} for kind in KINDS}, [0], time.monotonic() + seconds
     job = {"cells": cells, "inputs": inputs, "limits": LIMITS if isolated else {}, "cell_seconds": cell_seconds}
     while True:
         job |= {"skip": skip, "seconds": (deadline - time.monotonic()) * 0.6}
@@ -69,10 +68,10 @@ def run(cells, inputs, seconds=120, cell_seconds=5, isolated=True):
             found["cell"] = {}
             for line in sent:
                 with contextlib.suppress(Exception):  # it may say anything
-                    kind, key, value = json.loads(line)
+                    kind, key, value = json.loads(line[:LONGEST])
                     found[kind][key] = value if kind == "answers" else str(value)
-        cell = next(reversed(found["cell"]), None)
-        if "cells" in found["done"] or cell in skip or len(skip) > RESTARTS or time.monotonic() > deadline - 10:
+        cell = next(reversed(found["cell"]), 0)  # which is before the first
+        if "cells" in found["done"] or cell in skip or time.monotonic() > deadline - 10:
             asked = "while it was asked" if "cells" in found["done"] else f"in cell {cell}"
             return {**found, "stopped": "" if "questions" in found["done"] else f"{asked}: {why}"}
         skip.append(cell)
@@ -110,18 +109,12 @@ def too_much(processes, sent):
         return "it sends more than the questions ask for"
     memory = 0
     for each in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            memory += memory_of(each)
+        with contextlib.suppress(psutil.NoSuchProcess, AttributeError):
+            facts = each.as_dict(["memory_full_info", "memory_info"])
+            known = facts["memory_full_info"] or facts["memory_info"]  # of another user's processes the latter alone
+            memory += getattr(known, "pss", known.rss)
     # Where memory is short on the machine, those that take most of it go first.
     machine = psutil.virtual_memory()
     if memory > (MEMORY if machine.available > machine.total / 20 else MEMORY // 3):
         return f"it takes too much memory (more than {MEMORY >> 30} GB, or what the machine has left)"
     return ""
-
-
-def memory_of(process):
-    """Bytes, and of what is shared its part; where the system does not tell, all."""
-    try:
-        return process.memory_full_info().pss
-    except psutil.AccessDenied:
-        return process.memory_info().rss
