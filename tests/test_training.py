@@ -210,6 +210,13 @@ def test_the_best_epoch_is_kept_where_validation_has_500_samples_also_on_the_way
 # What goes wrong ------------------------------------------------------------------------
 
 
+def test_a_loss_that_is_not_finite_is_an_error(nb):
+    model = new_flow(nb, 0, 2)
+    model.layers[0].scale_factor.data[:] = math.inf
+    with pytest.raises(AssertionError, match="the loss is no longer finite"):
+        nb.train(model, nb.ToyDataset("Moons", 100), 1)
+
+
 @BOTH
 def test_data_that_are_no_numbers_or_too_few_are_named(nb, method):
     for points in ([[0, 0], [math.nan, 0], [1, 1]], [[0, 0], [math.inf, 0], [1, 1]], [[0.0, 0.0]]):
