@@ -211,7 +211,8 @@ def verdicts(run):
             actual[check] = taken(check, run["answers"][check.title])
     for check in CHECKS:
         outcome, message, named = verdict(run, check, actual)
-        because = faults.get(check.subject) or check.question == "coupling_flow" and faults.get("prior")
+        prior = check.question == "coupling_flow" and faults.get("prior")  # which shows in all of the flow
+        because, named = prior or faults.get(check.subject), named and not prior
         if outcome == "FAIL" and named and (check.question, message) in said:
             outcome, message = "NOT JUDGED", f"because of what is said elsewhere: {message}"
         elif outcome == "FAIL" and not named and because:
