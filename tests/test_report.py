@@ -1,5 +1,6 @@
 """The report is not built from its sources, misses a number or figure of the notebook, or has one typed by hand."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -53,6 +54,16 @@ def test_no_number_is_typed_that_the_notebook_measures():
     lengths_and_drawings = r"\\newcommand.*|\\tikzset.*(\n  .*)*|[\d.]+(pt|mm)\b"
     prose = re.sub(f"{macros}|{lengths_and_drawings}", "", body())
     assert set(re.findall(r"\d+\.\d+", prose)) <= CONSTANTS
+
+
+@pytest.mark.parametrize("rival, methods", [("kernel", ("recipe", "modes", "top", "mixtures")), ("mixtures", ("top",))])
+def test_rows_of_differences_are_those_to_their_rival(rival, methods):
+    results = json.loads((ROOT / "figures" / "results.json").read_text())
+    text = "".join(pages(PDF)).replace("\u2212", "-")
+    for method in methods:
+        ends = [[results[f"beyond.{method}.{d}.minus_{rival}.total_variation.{end}"] for end in ("low", "high")]
+                for d in ("Circles", "Moons", "GaussiansGrid", "GaussiansRot")]
+        assert "".join(f"{low}to{high}" for low, high in ends) in text, method
 
 
 @pytest.mark.slow
