@@ -2,15 +2,11 @@
 
 import json
 
-import numpy as np
 import pytest
-from scipy.stats import norm
 
-from cells import NOTEBOOK, ROOT, sources
+from cells import ROOT, sources
 
 V = {key: float(text) for key, text in json.loads((ROOT / "figures" / "results.json").read_text()).items()}
-TEXTS = NOTEBOOK.read_text(encoding="utf-8")
-RADII = np.linspace(0, 2 * np.pi, 10_000)  # of the spiral's middle, as often each
 DATASETS = ("Circles", "Moons", "GaussiansGrid", "GaussiansRot")
 BLOBS, CURVES = {"GaussiansGrid", "GaussiansRot"}, {"Circles", "Moons"}
 EXAMPLES = ("wide mixture", "narrow mixture", "spiral")
@@ -61,7 +57,7 @@ def closed_by(control):
 
 
 def mean_error(method, d):
-    return V[f"beyond.{method}.{d}.total_variation.mean"]
+    return V[f"beyond.{method}.{d}.total_variation"]
 
 
 def to_kernel(method, end="mean"):
@@ -86,9 +82,6 @@ CLAIMS = {
             sorted(EXAMPLES, key=lambda name, h=h: error(name, h))[rank] == "narrow mixture"
             for h, rank in ((0.1, 0), (0.5, 2), (1.0, 2)))),
     "at 0.1 the narrow mixture is the easiest, at 0.5 and 1 the hardest": narrow_reverses,
-    "A third of the error lies less than 1 away from it, where less than a sixth of the samples are": lambda: (
-        "error less than 1 away from its centre: 0.33" in TEXTS
-        and (norm.cdf(1, RADII, 0.5) - norm.cdf(-1, RADII, 0.5)).mean() < 1 / 6),
     # Task 9
     "the five Gaussians are fitted worst": lambda: max(DATASETS, key=lambda d: median("09", d)) == "GaussiansRot",
     "the grid best": lambda: min(DATASETS, key=lambda d: median("09", d)) == "GaussiansGrid",
@@ -98,16 +91,15 @@ CLAIMS = {
         gap("09", d) > median("09", d, "training KL") for d in DATASETS),
     "the grid's streaks fit its samples better than the truth does": lambda: (
         V["part2.task09.GaussiansGrid.training KL.max"] < 0),
+    "(medians), and total variation falls along": lambda: (
+        median(10, "K=4") > median(11, "N=1500") > median("09", "GaussiansRot") > median(11, "N=1500 782 epochs")),
     # Task 10
     "2 × four layers fit better than two in all eight runs": lambda: (
         closer(10, "K=4", "K=2") == 8 and change(10, "K=4", "K=2", "high") < 0),
-    "two layers with as many parameters close about a third of the difference, and two trained twice as long nearly "
-    "half. Both together, which takes longer than four layers, close a little more than half": lambda: (
-        0.28 < closed_by("K=2 width 46") < 0.36 and 0.44 < closed_by("K=2 500 epochs") < 0.5
-        and 0.5 < closed_by("K=2 width 46, 500 epochs") < 0.6),
-    "and by the medians close about a third of it": lambda: 0.28 < closed_by("K=2 width 46") < 0.36,
-    "two layers of width 32 close nearly half": lambda: 0.44 < closed_by("K=2 500 epochs") < 0.5,
-    "Both together close a little more than half": lambda: 0.5 < closed_by("K=2 width 46, 500 epochs") < 0.6,
+    "2 × Both together, with twice the steps of four layers, close a little more than half": lambda: (
+        0.5 < closed_by("K=2 width 46, 500 epochs") < 0.6),
+    "2 × close about a third of": lambda: 0.28 < closed_by("K=2 width 46") < 0.36,
+    "2 × nearly half": lambda: 0.44 < closed_by("K=2 500 epochs") < 0.5,
     "2 × But four fit better than each of these in all eight runs": lambda: all(
         closer(10, "K=4", label) == 8 for label in WIDER_OR_LONGER),
     "2 × four layers have twice that of two, but two trained longer have as much, and eight less": lambda: (
@@ -159,7 +151,7 @@ CLAIMS = {
     "flows gain little over these: less than a hundredth": lambda: all(
         -0.01 < V[f"beyond.top.{d}.minus_mixtures.total_variation.mean"] < 0 for d in DATASETS),
     "The flow needs the fewest bits, ten Gaussians with a covariance each less than a hundredth more": lambda: (
-        V["beyond.digits.paired.mean"] > -0.01 and V["beyond.digits.paired.high"] < 0),
+        -0.01 < V["beyond.digits.full mixture.paired.mean"] < V["beyond.digits.full mixture.paired.high"] < 0),
     "2 × a tenth of the parameters": lambda: (  # of eight layers with two networks each, of ten Gaussians
         0.09 < 10 * (64 * 65 / 2 + 64) / (8 * (2 * 3 * (64**2 + 64) + 64)) < 0.12),
     "the others are behind": lambda: all(

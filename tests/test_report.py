@@ -14,7 +14,7 @@ from cells import ROOT
 NAME = "ee048954_hw1"
 SOURCE, PDF = ROOT / "report" / f"{NAME}.tex", ROOT / "report" / f"{NAME}.pdf"
 # Bandwidths, the spiral's variance, the toy datasets' noise, factor and radius, a quantile, a rate; √(π/2) / 4π².
-CONSTANTS = {"0.1", "0.25", "0.5", "0.8", "2.5", "0.999", "0.015", "0.003", "0.032"}
+CONSTANTS = {"0.1", "0.4", "0.25", "0.5", "0.8", "2.5", "0.999", "0.015", "0.003", "0.032"}
 
 
 @cache
