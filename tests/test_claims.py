@@ -8,7 +8,6 @@ from cells import ROOT, sources
 
 V = {key: float(text) for key, text in json.loads((ROOT / "figures" / "results.json").read_text()).items()}
 DATASETS = ("Circles", "Moons", "GaussiansGrid", "GaussiansRot")
-BLOBS, CURVES = {"GaussiansGrid", "GaussiansRot"}, {"Circles", "Moons"}
 EXAMPLES = ("wide mixture", "narrow mixture", "spiral")
 WIDER_OR_LONGER = ("K=2 500 epochs", "K=2 width 46", "K=2 width 46, 500 epochs")
 FIXED_STEPS = {"N=3000 205 epochs": "N=1500", "N=3000": "N=1500 782 epochs"}
@@ -77,11 +76,9 @@ CLAIMS = {
         V["part1.task4.narrow mixture.best h"] < V["part1.task4.wide mixture.best h"] / 2),
     "the wide mixture is the easiest, the spiral the hardest, and the intervals are far apart": lambda: apart(
         *(f"part1.task4.{name}.at best h" for name in EXAMPLES)),
-    "at $h=0.1$ the narrow mixture has the least error of the three, at $h=0.5$ and $h=1$ the largest": (
-        narrow_reverses := lambda: all(
-            sorted(EXAMPLES, key=lambda name, h=h: error(name, h))[rank] == "narrow mixture"
-            for h, rank in ((0.1, 0), (0.5, 2), (1.0, 2)))),
-    "at 0.1 the narrow mixture is the easiest, at 0.5 and 1 the hardest": narrow_reverses,
+    "2 × at $h=0.1$ the narrow mixture is the easiest, at $h=0.5$ and $h=1$ the hardest": lambda: all(
+        sorted(EXAMPLES, key=lambda name, h=h: error(name, h))[rank] == "narrow mixture"
+        for h, rank in ((0.1, 0), (0.5, 2), (1.0, 2))),
     # Task 9
     "the five Gaussians are fitted worst": lambda: max(DATASETS, key=lambda d: median("09", d)) == "GaussiansRot",
     "the grid best": lambda: min(DATASETS, key=lambda d: median("09", d)) == "GaussiansGrid",
@@ -110,8 +107,6 @@ CLAIMS = {
     # Task 11
     "2 × fits better by both measures": lambda: (
         closer(11, "N=3000", "N=1500") == 7 and less_kl(11, "N=3000", "N=1500") == 8),
-    "falls in all eight runs, because the gap narrows": lambda: less_kl(11, "N=3000", "N=1500") == 8,
-    "and falls in seven of eight runs": lambda: closer(11, "N=3000", "N=1500") == 7,
     "2 × In total variation the gain is barely outside chance": lambda: (
         -0.02 < change(11, "N=3000", "N=1500", "high") < 0),
     "they more than halve the generalization gap": lambda: all(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from reference import jacobian, log_normal, normal, plane, randomised
+from reference import jacobian, log_normal, normal, randomised
 
 MASKS = [[1, 0], [0, 1], [1, 0, 1], [0, 0, 1], [1, 0, 0, 1, 1]]
 
@@ -115,12 +115,6 @@ def test_far_out_the_density_is_0_and_what_is_nan_shows(nb):
     assert fresh.log_probability(torch.tensor([[1e6, 0.0]])).item() == pytest.approx(-0.5e12, rel=0.5)
     flow.layers[0].t_func[0].weight.data[0, 0] = math.nan
     assert not flow.log_probability(normal(3, 2).float()).isfinite().any()
-
-
-def test_density_on_a_grid(nb):
-    flow, grid = randomised(nb.CouplingFlow(2)), nb.Grid(-3, -2, 7, 80)
-    expected = flow.log_probability(torch.from_numpy(plane(grid.xs, grid.ys))).exp().detach().reshape(80, 80)
-    np.testing.assert_allclose(nb.flow_density(flow, grid), expected, rtol=1e-12)
 
 
 def test_points_of_another_dimension_are_refused(nb):

@@ -36,7 +36,7 @@ SHORTER = {  # what is replaced in the notebook
     '"figure.dpi": 120, "savefig.dpi": 240': '"savefig.dpi": 40'}
 PRECISELY = """
 import hashlib, matplotlib, scipy, sklearn
-weights = b"".join(to_np(p).tobytes() for runs in flows.values() for flow in runs for p in flow.parameters())
+weights = b"".join(to_np(p).tobytes() for runs in results.values() for flow, _ in runs for p in flow.parameters())
 bits = [bits for *_, models in folds for bits, _ in models.values()]
 sums = [density.sum() for _, _, runs in learned.values() for density in runs[0].values()]
 precisely = [hashlib.sha256(weights).hexdigest(), *(f"{each:.8g}" for each in (*sums, *bits))]
