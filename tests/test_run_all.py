@@ -30,7 +30,7 @@ SHORTER = {  # what is replaced in the notebook
     "enumerate(fit(stacked, train_set, valid_set, max(checkpoints), batch_size), start=1)":  # one epoch each
         "zip(sorted(checkpoints) if max(checkpoints) > 5 else range(1, 6),"
         " fit(stacked, train_set, valid_set, 5, batch_size))",
-    "train(CouplingFlow(4).double(), data)": "train(CouplingFlow(4).double(), data, 5)",
+    "train(CouplingFlow(4).double(), moons)": "train(CouplingFlow(4).double(), moons, 5)",
     "epochs=40, rate": "epochs=2, rate", "epochs=60, rate": "epochs=2, rate",
     "learn_digits, range(4)": "learn_digits, range(2)",
     '"figure.dpi": 120, "savefig.dpi": 240': '"savefig.dpi": 40'}

@@ -12,7 +12,7 @@ nb = load_definitions()
 def said():
     """What the notebook says, after five epochs instead of a hundred."""
     for words in ("train_losses, valid_losses = train(", "SAVED_CHECKSUM ="):
-        exec(cell_with(words).partition("\nplt.")[0].replace(".double(), data)", ".double(), data, 5)"), vars(nb))
+        exec(cell_with(words).partition("\nplt.")[0].replace(".double(), moons)", ".double(), moons, 5)"), vars(nb))
 
 
 def digest():
