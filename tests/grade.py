@@ -20,12 +20,13 @@ import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
-import torch
-
 from grader import checks, sandbox
 
-WEIGHTS = {  # of the handout's 30 and 70 points; what the handout gives earns nothing
-    "samplers": 10, "estimator": 20, "coupling_layer": 35, "coupling_flow": 35, "data": 0, "networks": 0, "training": 0,
+TASKS = {  # by question: its title, and its share of the handout's 30 and 70 points; what is given earns nothing
+    "samplers": ("Part I, Task 1 (samplers)", 10), "estimator": ("Part I, Task 2 (estimator)", 20),
+    "coupling_layer": ("Part II, Task 6 (coupling layer)", 35),
+    "coupling_flow": ("Part II, Task 8 (coupling flow)", 35), "data": ("Given code (data)", 0),
+    "networks": ("Given code (networks, prior)", 0), "training": ("Given code (training)", 0),
 }
 NOT_GRADED = "Not graded by this program: Part I, Tasks 3 and 4, Part II, Tasks 1-5, 7 and 9-12, plots, the report."
 
@@ -41,18 +42,17 @@ def main():
         sys.exit("There is no notebook to grade.")
     options.out.mkdir(parents=True)
     complete, names = True, sheet_names(notebooks)
-    with open(options.out / "grades.csv", "w", newline="", encoding="utf-8-sig") as file, \
-            ProcessPoolExecutor(initializer=torch.set_num_threads, initargs=[1]) as pool:
-        rows = csv.writer(file)
-        rows.writerow(["path", *map(checks.TASKS.get, WEIGHTS), "total", "of", "status"])
+    with open(options.out / "grades.csv", "w", newline="", encoding="utf-8-sig") as file, ProcessPoolExecutor() as pool:
+        table = csv.DictWriter(file, ["path", *(title for title, _ in TASKS.values()), "total", "of", "status"])
+        table.writeheader()
         work = {pool.submit(grade, path, options): path for path in notebooks}
         for done in as_completed(work):
-            path, (points, status, lines) = work[done], done.result()
-            complete = complete and not status.startswith("not graded")
+            path, (row, lines) = work[done], done.result()
+            complete = complete and "total" in row
             sheet = "\n".join([f"# {printable(path)}", "", *lines]) + "\n"
             (options.out / names[path]).write_text(sheet, encoding="utf-8")
             print(sheet, flush=True)
-            rows.writerow([harmless(printable(path)), *points, harmless(printable(status))])
+            table.writerow({**row, "path": harmless(printable(path)), "status": harmless(printable(row["status"]))})
             file.flush()
     print(f"Sheets and grades.csv are in {options.out}.")
     sys.exit(0 if complete else 1)
@@ -76,10 +76,9 @@ def search(paths):
     """Notebooks among some paths and in folders below them, and what is left out: hidden files, links, no files."""
     found, left_out = [], []
     for path in paths:
-        for each in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            hidden = any(part.startswith(".") for part in each.relative_to(path).parts) or not each.is_file()
-            if each == path or each.suffix.lower() == ".ipynb":
-                (left_out if each != path and (hidden or each.is_symlink()) else found).append(each)
+        for each in sorted(path.rglob("*.[iI][pP][yY][nN][bB]")) if path.is_dir() else [path]:
+            hidden = each.is_symlink() or not each.is_file() or re.search(r"(^|/)\.", str(each.relative_to(path)))
+            (left_out if hidden and each != path else found).append(each)
     return list(dict.fromkeys(found)), left_out
 
 
@@ -91,51 +90,40 @@ def sheet_names(paths):
 
 
 def grade(path, options):
-    """Points of a notebook (of each task, in total, of how many), its status, and the lines of its sheet."""
-    isolation = ", not isolated" if options.unsafe else ""
+    """A notebook's row in the table: points of each task, in total, of how many, status; and the lines of its sheet."""
+    isolation, run = ", not isolated" if options.unsafe else "", None
     try:
-        cells = code_cells(path)
-        run = sandbox.run(cells, checks.INPUTS, options.seconds, options.cell_seconds, not options.unsafe)
+        run = sandbox.run(code_cells(path), checks.INPUTS, options.seconds, options.cell_seconds, not options.unsafe)
         status = f"not graded: {run['stopped']}{isolation}"
     except (OSError, ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
-        run, status = None, f"not graded: this is no notebook ({type(error).__name__}: {error})"
+        status = f"not graded: this is no notebook ({type(error).__name__}: {error})"
     if not run or "cells" not in run["done"]:
-        return [""] * (len(WEIGHTS) + 2), status, [printable(status)]
-    lines, points, most, verdicts = [], [], 0, list(checks.verdicts(run))
-    for question, weight in WEIGHTS.items():
+        return {"status": status}, [printable(status)]
+    points, of, lines, verdicts = {}, 0, [], list(checks.verdicts(run))
+    for question, (title, weight) in TASKS.items():
         said = [verdict for verdict in verdicts if verdict[0].question == question]
-        mine = [verdict for verdict in said if verdict[1] != "NOT GRADED"]
-        shares = sum(int(check.title[0]) for check, _, _ in mine)
-        earned = weight * sum(int(check.title[0]) for check, outcome, _ in mine if outcome == "PASS") / max(shares, 1)
-        points.append(round(earned, 1) if mine else "")
-        most += weight if mine else 0
-        lines += ["", f"## {checks.TASKS[question]}: " + (f"{earned:.1f} of {weight} points" if mine else "not graded")]
+        shares = [(int(check.title[0]), outcome == "PASS") for check, outcome, _ in said if outcome != "NOT GRADED"]
+        if shares:
+            earned = weight * sum(share for share, right in shares if right) / sum(share for share, _ in shares)
+            points[title], of = round(earned, 1), of + weight
+        lines += ["", f"## {title}: " + (f"{points[title]:.1f} of {weight} points" if shares else "not graded")]
         titles = {}  # of the same outcome, for the same reason
-        for check, outcome, message in said:
-            titles.setdefault((outcome == "PASS", outcome, message), []).append(check.title[2:])
-        for (_, outcome, message), same in sorted(titles.items(), key=lambda item: item[0][0]):
+        for check, outcome, message in sorted(said, key=lambda verdict: verdict[1] == "PASS"):
+            titles.setdefault((outcome, message), []).append(check.title[2:])
+        for (outcome, message), same in titles.items():
             lines.append(f"- {outcome}: {'; '.join(same)}" + (f": **{printable(message)}**" if message else ""))
-    total = round(sum(filter(None, points)), 1)
+    total = round(sum(points.values()), 1)
     status = (f"graded in part: {run['stopped']}" if run["stopped"] else "graded") + isolation
-    head = [f"**{total} of {most} points**, {printable(status)}", "", NOT_GRADED, *remarks(run, cells)]
-    return [*points, total, most, status], status, head + lines
+    head = [f"**{total} of {of} points**, {printable(status)}", "", NOT_GRADED]
+    head += ["", "Remarks:", *(f"- {printable(line)}" for line in run["remarks"].values())] if run["remarks"] else []
+    return {**points, "total": total, "of": of, "status": status}, head + lines
 
 
 def code_cells(path):
     """The text of each code cell of a notebook, of whatever format."""
     content = json.loads(path.read_text(encoding="utf-8-sig", errors="replace"))
     cells = [cell for sheet in content.get("worksheets", [content]) for cell in sheet["cells"]]
-    texts = [cell.get("source", cell.get("input", "")) for cell in cells if cell["cell_type"] == "code"]
-    return [text if isinstance(text, str) else "".join(text) for text in texts]
-
-
-def remarks(run, cells):
-    """Lines about what happened while the cells ran."""
-    lines = [f"{name} is not installed here: a stand-in without effect was used" for name in run["stand_in"]]
-    if any(re.search(r"\b(np|numpy)\.Inf\b", text) for text in cells):
-        lines.append("np.Inf is gone since NumPy 2, and was provided here: write np.inf")
-    lines += [f"cell {number} {why}" for number, why in run["failed"].items()]
-    return ["", "Remarks:", *(f"- {printable(line)}" for line in lines)] if lines else []
+    return ["".join(cell.get("source", cell.get("input", ""))) for cell in cells if cell["cell_type"] == "code"]
 
 
 def printable(text):

@@ -50,11 +50,6 @@ def jacobian(function, v):
     return torch.autograd.functional.jacobian(lambda rows: function(rows).sum(0), v).transpose(0, 1)
 
 
-def log_normal(z):
-    """Log density of N(0, I): (B, d) → (B,)."""
-    return -z.square().sum(-1) / 2 - z.shape[-1] / 2 * math.log(2 * math.pi)
-
-
 # Training ------------------------------------------------------------------------
 
 

@@ -1,9 +1,8 @@
 """Run all fails, complains, or gives other digits: by hand in a browser, on Colab's versions, as a script, elsewhere.
 
-The notebook is executed twice, shortened to a minute: every cell runs, but two flows of each kind are trained for a
-few epochs. Once as in Colab: through the menu of JupyterLab in a real browser, with Colab's versions, and warnings as
-errors; what of this the machine does not have is left out. Once as a script made by nbconvert, in one process, as an
-older processor would compute. What both write has to be equal.
+The notebook is executed twice, with two flows of each kind trained for a few epochs: as in Colab (in JupyterLab in a
+real browser, on Colab's versions, warnings as errors; what the machine lacks is left out), and as a script made by
+nbconvert, in one process, as an older processor would compute. Both have to write the same.
 """
 
 import contextlib

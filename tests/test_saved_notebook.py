@@ -3,8 +3,6 @@
 import json
 import re
 
-import pytest
-
 from cells import NOTEBOOK, ROOT, cells, sources
 
 FIGURES = ROOT / "figures"
@@ -36,12 +34,6 @@ def test_imports_only_what_is_promised():
     allowed = {"numpy", "matplotlib", "scipy", "sklearn", "joblib", "torch", "tqdm", "IPython"}  # joblib: sklearn's
     standard = {"collections", "copy", "functools", "itertools", "json", "os", "pathlib"}
     assert set(re.findall(r"^\s*(?:from|import) (\w+)", "\n".join(sources()), re.M)) <= allowed | standard
-
-
-@pytest.mark.parametrize("part, tasks", [("i", range(1, 5)), ("ii", [1, 2, 6, 7, 8, 9, 10, 11, 12])])
-def test_every_task_has_its_place(part, tasks):
-    anchors = [f"part-{part}-task-{task}" for task in tasks]
-    assert [anchor for anchor in anchors if f'id=\\"{anchor}\\"' not in TEXT or f"(#{anchor})" not in TEXT] == []
 
 
 def test_the_figures_shown_are_those_exported_and_the_loss_curves():

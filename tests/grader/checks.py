@@ -18,30 +18,21 @@ from scipy.stats import ks_2samp
 
 from grader import inside, probes
 
-TASKS = {  # by question
-    "samplers": "Part I, Task 1 (samplers)", "estimator": "Part I, Task 2 (estimator)",
-    "coupling_layer": "Part II, Task 6 (coupling layer)", "coupling_flow": "Part II, Task 8 (coupling flow)",
-    "data": "Given code (data)", "networks": "Given code (networks, prior)", "training": "Given code (training)",
-}
-PARAMETERS = {  # names of ours, by which Part I can be graded
-    "sample_gaussian_mixture": "num_samples sigma means", "sample_spiral": "num_samples",
-    "kernel_density_estimate": "x samples H",
-}
+torch.set_num_threads(1)  # as many notebooks are graded at a time as there are processors
+
 RNG = np.random.default_rng(secrets.randbits(64))  # nobody knows the inputs before
 MEANS = 100 * np.array([[0.0, 0.0], [0.0, 2.0], [3.0, 0.0], [2.0, 3.0]])
 INPUTS = {
-    "seed": int(RNG.integers(2**31)), "seconds": 20, "means": MEANS, "num": 1000, "points": RNG.normal(size=(5000, 2)),
-    "plane": RNG.normal(0, np.repeat([[0.5], [3]], 30, 0), (60, 2)), "x": RNG.normal(size=(12, 2)),
-    "bandwidths": [[[0.4, 0.3], [-0.1, 0.6]], [[0, 0.4], [0.7, 0]], [[0.5, 0], [0, 0.5]]],
-    "weights": RNG.normal(0, 0.4, 1218), "scale_factor": RNG.uniform(0.5, 0.7, 2),
+    "seed": int(RNG.integers(2**31)), "means": MEANS, "points": RNG.normal(size=(5000, 2)),
+    "plane": RNG.normal(0, np.repeat([[0.5], [3]], 30, 0), (60, 2)), "weights": RNG.normal(0, 0.4, 9999),
+    "bandwidths": [[[0.4, 0.3], [-0.1, 0.6]], [[0, 0.4], [0.7, 0]], [[0.5, 0], [0, 0.5]]], "scale_factor": [0.5, 0.7],
     "stretches": RNG.uniform([1.25, 0.65], [1.4, 0.8], (4, 2)) ** [[1], [-1], [1], [1]],
     "shifts": RNG.uniform(0.3, 0.8, (4, 2)) * [[1], [-1], [1], [-1]],
 }
-
 TEXT = (Path(__file__).parent / "solution.txt").read_text(encoding="utf-8").split("\n# %% ")[1:]
 CELLS = [re.sub("(?m)^#.*\n", "", cell.partition("\n")[2]) for cell in TEXT]
 RIGHT = "\n".join(CELLS)
-Mistake = namedtuple("Mistake", "subject named words text")
+Mistake = namedtuple("Mistake", "subject words text")
 
 
 def changed(text, *texts):
@@ -53,17 +44,15 @@ def changed(text, *texts):
 
 
 def mistakes():
-    """Each mistake of the solution's comments: its function, and the text of the solution that makes it."""
+    """Each mistake of the solution's comments: its function or class, and the text of the solution that makes it."""
     for cell, plain in zip(TEXT, CELLS):
-        for kind, comment in re.findall(r"(?m)^#([-=]) (.*(?:\n#  .*)*)", cell):
-            old, _, entries = comment.replace("\n#  ", " ").rpartition(" => ")
-            for entry in (" " + entries).split(" | "):
-                words, *texts = re.split(" ~ ?| ;; ?", entry)
-                texts = [old, *texts] if kind == "-" else texts
-                for function in filter(lambda text: texts[0] in text, plain.split("\n\n")):
-                    text = RIGHT.replace(function, changed(function, *texts))
-                    subject = re.search(r"def (\w+)", function)[1]
-                    yield Mistake(subject, kind == "-", words.strip(), text)
+        for comment in re.findall(r"(?m)^#- (.*(?:\n#  .*)*)", cell):
+            for entry in comment.replace("\n#  ", " ").split(" | "):
+                given, _, entry = entry.rpartition(" => ")
+                old, (words, *texts) = given or old, re.split("(?:^| )~ ?| ;; ?", entry)  # noqa: F821
+                for function in filter(lambda text: old in text, plain.split("\n\n")):
+                    text = RIGHT.replace(function, changed(function, old, *texts))
+                    yield Mistake(re.search(r"(?:def|class) (\w+)", function)[1], words.strip(), text)
 
 
 MISTAKES = list(mistakes())
@@ -87,42 +76,34 @@ def asked(question, text, asked_for=None):
     return found
 
 
-def means_of(samples):
+def means_of(*samples):
     """Of each sample of a mixture the mean that is nearest."""
     return MEANS[np.linalg.norm(np.array(samples)[..., None, :] - MEANS, axis=-1).argmin(-1)]
 
 
-def unrolled(samples):
+def unrolled(*samples):
     """Samples of a spiral, and how far each is off the middle of an arm."""
     x, y = np.moveaxis(samples, -1, 0)
     return np.stack([x, y, (np.hypot(x, y) - np.arctan2(y, x) / 2) % np.pi], axis=-1)
 
 
-@cache
-def known_flow():
-    flow = module_of(RIGHT).CouplingFlow(4)
-    probes.know(flow, INPUTS)
-    return flow
+FLOW = module_of(RIGHT).CouplingFlow(4)
+probes.know(FLOW, INPUTS)
 
 
 def errors_of_log_prob(x, log_prob):
-    return rounded(numbers(log_prob, (len(x),)) - known_flow().log_probability(torch.tensor(x)).numpy())
+    return (numbers(log_prob, (len(x),)) - FLOW.log_probability(torch.tensor(x)).numpy())[None, :, None]
 
 
 def errors_of_steps(*steps):
     """What each step differs by from the one before passed through the next layer."""
-    ahead = [layer(torch.tensor(x))[0] for layer, x in zip(known_flow().layers, steps)]
-    return rounded(np.dstack([np.arcsinh(x) - np.arcsinh(wanted.numpy()) for x, wanted in zip(steps[1:], ahead)]))
-
-
-def rounded(errors):
-    """So coarse that rounding is no error, and as one batch."""
-    return (errors * 20).round().reshape(1, len(errors), -1) / 20
+    ahead = [layer(torch.tensor(x))[0] for layer, x in zip(FLOW.layers, steps)]
+    return np.hstack([np.arcsinh(x) - np.arcsinh(wanted.numpy()) for x, wanted in zip(steps[1:], ahead)])[None]
 
 
 RANDOM = {  # by words of a title: what of an answer, given in parts, has a distribution, in batches of samples
-    "normal noise": lambda *samples: samples - means_of(samples), "the component": lambda *samples: means_of(samples),
-    "the spiral": lambda *samples: unrolled(samples), "samples of the prior": lambda *samples: np.arcsinh(samples),
+    "normal noise": lambda *samples: samples - means_of(*samples), "the component": means_of, "the spiral": unrolled,
+    "samples of the prior": lambda *samples: np.arcsinh(samples),
     "log_prob is": errors_of_log_prob, "each step is": errors_of_steps,
 }
 
@@ -132,6 +113,7 @@ def columns(batches):
 
     The means of batches vary otherwise where something is shared, dealt out, on a lattice or the same each time.
     """
+    batches = (batches * 20).round() / 20  # so coarse that rounding is no error
     first, last = batches[..., 0], batches[..., -1]
     parts = [*np.moveaxis(batches, -1, 0), first + last, first - last, np.diff(first, axis=1), np.diff(last, axis=1)]
     return [column for part in parts for column in (part.ravel(), part.mean(axis=1))[:len(batches)]]
@@ -156,27 +138,24 @@ def expected(check, text):
     return taken(check, asked(check.question, text, check.title)[check.title])
 
 
-def difference(check, actual, text):
+def difference(check, answers, text):
     """How an answer differs from a solution's, in words; none where it does not."""
     try:
-        right, is_random = expected(check, text), any(words in check.title for words in RANDOM)
-        (compare_distributions if is_random else compare)(actual[check], right)
-    except Exception as error:  # also of an answer that nobody thought of
-        return str(error) or type(error).__name__
+        compare(taken(check, answers[check.title]), expected(check, text))
+    except ValueError as error:
+        return str(error)
+    except Exception:  # of an answer that nobody thought of
+        return f"it has not the form that is asked for: it is {answers[check.title]!r:.80}"
     return ""
 
 
-def compare_distributions(actual, right):
-    if len(actual) != len(right):
-        raise ValueError("it has another number of parts")
-    for column, wanted in zip(actual, right):
-        if not ks_2samp(column, wanted, method="asymp").pvalue > 1e-7:  # which may be NaN
-            measured = f"mean {column.mean():.3g}, standard deviation {column.std():.3g}"
-            raise ValueError(f"it is of another distribution ({measured}, not {wanted.mean():.3g}, {wanted.std():.3g})")
-
-
 def compare(actual, right):
-    """ValueError where an answer, or a part of it, is not the right one."""
+    """ValueError where an answer, or a part of it, is not the right one; an array is samples of a distribution."""
+    if isinstance(right, np.ndarray):
+        if not ks_2samp(actual, right, method="asymp").pvalue > 1e-7:  # which may be NaN
+            measured = f"mean {actual.mean():.3g}, standard deviation {actual.std():.3g}"
+            raise ValueError(f"it is of another distribution ({measured}, not {right.mean():.3g}, {right.std():.3g})")
+        return
     with contextlib.suppress(ValueError):  # of what has parts that are no numbers, or of other shapes
         right = right if isinstance(right, bool) else np.array(right, float)
     if isinstance(right, np.ndarray):
@@ -186,7 +165,7 @@ def compare(actual, right):
     elif isinstance(right, list) and isinstance(actual, list) and len(actual) == len(right):
         for part, wanted in zip(actual, right):
             compare(part, wanted)
-    elif actual != right:
+    elif isinstance(right, list) or actual != right:
         raise ValueError(f"it is {actual!r:.80}, not {right!r:.80}")
 
 
@@ -195,54 +174,49 @@ def numbers(value, shape):
     if value is None:
         raise ValueError("it is None, not written")
     value = np.array(value, float)
-    value = value[..., 0] if value.shape == (*shape, 1) else value
-    if value.shape != shape:
+    if value.shape not in (shape, (*shape, 1)):
         raise ValueError(f"its shape is {value.shape}, not {shape}")
     if not np.isfinite(value).all():
         raise ValueError("it holds NaN or infinity")
-    return value
+    return value.reshape(shape)
 
 
 def verdicts(run):
     """(check, outcome, message) of each: a cause is a FAIL once, then NOT JUDGED; what is no part of it NOT GRADED."""
-    said, faults, actual = set(), {}, {}
+    said, failed = set(), []
     for check in CHECKS:
-        with contextlib.suppress(Exception):  # of an answer that nobody thought of
-            actual[check] = taken(check, run["answers"][check.title])
-    for check in CHECKS:
-        outcome, message, named = verdict(run, check, actual)
-        prior = check.question == "coupling_flow" and faults.get("prior")  # which shows in all of the flow
-        because, named = prior or faults.get(check.subject), named and not prior
-        if outcome == "FAIL" and named and (check.question, message) in said:
+        outcome, message, named = verdict(run, check)
+        # A wrong prior shows in all of the flow.
+        prior = [each for each in failed if "the prior is" in each.title and check.question == "coupling_flow"]
+        causes = prior or [each for each in failed if each.subject == check.subject and not named]
+        if outcome == "FAIL" and causes:
+            outcome, message = "NOT JUDGED", f"because that is not right: {causes[0].title[2:]}"
+        elif outcome == "FAIL" and named and (check.question, message) in said:
             outcome, message = "NOT JUDGED", f"because of what is said elsewhere: {message}"
-        elif outcome == "FAIL" and not named and because:
-            outcome, message = "NOT JUDGED", f"because that is not right: {because}"
         elif outcome == "FAIL":
             said.add((check.question, message))
-            faults.setdefault(check.subject, check.title[2:])
+            failed.append(check)
         yield check, outcome, message
 
 
-def verdict(run, check, actual):
+def verdict(run, check):
     """An outcome, why, and whether that names the cause."""
-    takes, wanted = run["names"].get(check.subject), PARAMETERS.get(check.subject)
-    if wanted and {*str(takes).split()} - {"rng"} != {*wanted.split()}:
+    takes, wanted = run["names"].get(check.subject), inside.parameters(getattr(module_of(RIGHT), check.subject, None))
+    if check.question in ("samplers", "estimator") and ({*str(takes).split()} ^ {*wanted.split()}) - {"rng"}:
         given = "the notebook does not define it" if takes is None else f"it takes: {takes}"
         return "NOT GRADED", f"{given}; expected: {wanted}", True
-    if check.title not in run["answers"]:
+    answers = run["answers"]
+    if check.title not in answers:
         raised = run["raised"].get(check.title) or run["raised"].get(check.question)
         return "FAIL", raised or run["stopped"] or "there is no answer", True
-    if check not in actual:
-        answer = run["answers"][check.title]
-        return "FAIL", f"it has not the form that is asked for, or NaN in it: it is {answer!r:.80}", False
-    if not (why := difference(check, actual, RIGHT)):
+    if not (why := difference(check, answers, RIGHT)):
         return "PASS", "", True
     # The cause is a mistake that explains this answer and what is right of the function, and most of all else of it.
-    mine = [each for each in actual if each.subject == check.subject]
-    known = [each for each in mine if each == check or not difference(each, actual, RIGHT)]
-    causes = [mistake for mistake in MISTAKES if mistake.named and mistake.subject == check.subject
-              and not any(difference(each, actual, mistake.text) for each in known)]
+    mine = [each for each in CHECKS if each.subject == check.subject and each.title in answers]
+    known = [each for each in mine if each == check or not difference(each, answers, RIGHT)]
+    causes = [mistake for mistake in MISTAKES if mistake.subject == check.subject
+              and not any(difference(each, answers, mistake.text) for each in known)]
     if not causes:
         return "FAIL", why, False
-    best = min(causes, key=lambda mistake: sum(bool(difference(each, actual, mistake.text)) for each in mine))
+    best = min(causes, key=lambda mistake: sum(bool(difference(each, answers, mistake.text)) for each in mine))
     return ("FAIL", best.words, True) if best.words else ("PASS", "", True)

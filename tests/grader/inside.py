@@ -21,7 +21,7 @@ import numpy as np
 import psutil
 import torch
 
-GRACE = 4  # seconds that a cell has to end after its interrupt
+GRACE, ASKED = 4, 20  # seconds that a cell has to end after its interrupt, and that a question has
 LARGEST = 4 << 20  # bytes of an array that is sent
 OFTEN_IMPORTED = ("matplotlib.pyplot", "scipy.stats", "sklearn.datasets", "torch.distributions", "torch.utils.data")
 
@@ -42,7 +42,6 @@ def main():
     for name in OFTEN_IMPORTED:  # so that no cell is interrupted while it imports
         __import__(name)
     torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # which imports much more
-    torch.set_num_threads(1)
     np.Inf = np.inf  # which the handout's code says, and NumPy 2 does not have
     sys.path[0] = ""
     its = types.SimpleNamespace(**run_cells(job, send))
@@ -52,46 +51,39 @@ def main():
 
 
 def run_cells(job, send):
-    """Run the cells in order, each for a few seconds; what they leave by its name, functions and classes first."""
+    """Run the cells in order, each for a few seconds; the functions and classes that they leave by name."""
     from IPython.core.interactiveshell import InteractiveShell
     from traitlets.config import Config
 
     shell = InteractiveShell.instance(config=Config(HistoryManager={"enabled": False}))
     shell.showtraceback = shell.showsyntaxerror = shell.enable_gui = shell.ask_exit = lambda *given, **more: None
     signal.signal(signal.SIGALRM, signal.default_int_handler)
-    defined, left, process = {}, job["seconds"], os.getpid()
+    defined, end, process = {}, os.times().elapsed + job["seconds"], os.getpid()
     for number, text in enumerate(job["cells"], 1):
         send("cell", number, "")
+        if re.search(r"\b(np|numpy)\.Inf\b", text):
+            send("remarks", "Inf", "np.Inf is gone since NumPy 2, and was provided here: write np.inf")
         shell.execution_count = number  # by which tracebacks name the cell
-        limit = min(job["cell_seconds"], max(0.3, left / 5))  # so that no cell takes the time of all that follow
-        before = os.times().elapsed
-        error = None if number in job["skip"] else run_limited(limit, shell.run_cell, text)
+        # No cell takes the time of all that follow.
+        limit = min(job["cell_seconds"], max(0.3, (end - os.times().elapsed) / 5))
+        error = None if number in job["skip"] else run_limited(limit, lambda: shell.run_cell(text).raise_error())
         while isinstance(error, ModuleNotFoundError) and error.name not in sys.modules:
             sys.modules[error.name] = MagicMock(__spec__=None)  # what is not installed here, such as google.colab
-            send("stand_in", error.name, "")
-            error = run_limited(limit, shell.run_cell, text)
+            send("remarks", error.name, f"{error.name} is not installed here: a stand-in without effect was used")
+            error = run_limited(limit, lambda: shell.run_cell(text).raise_error())
         if os.getpid() != process:  # a cell's own copy of this process
             os._exit(0)
         if error is not None:
-            send("failed", number, describe(error))
-        left -= os.times().elapsed - before
-        defined |= {name: value for name, value in shell.user_ns.items() if is_definition(value)}
+            send("remarks", number, f"cell {number} {describe(error)}")
+        defined |= {name: value for name, value in shell.user_ns.items()
+                    if callable(value) and not isinstance(value, torch.nn.Module)}
     for each in psutil.Process().children(recursive=True):  # which the cells have left running
         each.kill()
-    # A name that a later cell gave to a plain value or to an instance means the function or class.
+    shell.user_ns |= defined  # a name that a later cell gave to a plain value or an instance means function or class
     for name, value in defined.items():
-        now = shell.user_ns.get(name)
-        if not callable(now) or isinstance(value, type) and not is_definition(now):
-            shell.user_ns[name] = value
-    found = {name: value for name, value in shell.user_ns.items() if callable(value) and name.isidentifier()}
-    for name, value in found.items():
         send("names", name, parameters(value))
     send("done", "cells", "")
-    return found
-
-
-def is_definition(value):
-    return isinstance(value, (types.FunctionType, type, partial))
+    return defined
 
 
 def parameters(function):
@@ -100,15 +92,14 @@ def parameters(function):
 
 
 def run_limited(seconds, function, *arguments):
-    """Call a function; the exception that it ends with, or that a cell does. An interrupt comes in time, and again.
+    """Call a function; the exception that it ends with. An interrupt comes in time, and again.
 
     Where that does not help, as in a loop in C, the process ends.
     """
     faulthandler.dump_traceback_later(seconds + GRACE, exit=True, file=open(os.devnull, "w"))  # noqa: SIM115
     signal.setitimer(signal.ITIMER_REAL, seconds, 1)
     try:
-        result = function(*arguments)
-        return getattr(result, "error_before_exec", None) or getattr(result, "error_in_exec", None)
+        function(*arguments)
     except BaseException as error:
         return error
     finally:
@@ -122,7 +113,7 @@ def ask(question, its, inputs, send):
     if (copy := os.fork()) == 0:
         try:
             torch.set_num_threads(1)
-            if error := run_limited(inputs["seconds"], question, its, inputs, partial(report, send)):
+            if error := run_limited(ASKED, question, its, inputs, partial(report, send)):
                 send("raised", name, describe(error))
         finally:
             os._exit(0)

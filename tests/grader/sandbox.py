@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from functools import cache
 from pathlib import Path
 
@@ -19,7 +20,6 @@ HERE = Path(__file__).resolve().parent
 MEMORY, FILES, PROCESSES = 3 << 30, 256 << 20, 48  # bytes of all processes together, bytes on its disk, processes
 LIMITS = {"DATA": MEMORY, "FSIZE": FILES // 4, "NPROC": 64, "NOFILE": 256, "CORE": 0}  # of each process; NPROC of all
 LONGEST, MOST = 8 << 20, 32 << 20  # bytes of a message and of all
-KINDS = ("cell", "failed", "stand_in", "names", "answers", "raised", "done")  # of messages: each has a key and a value
 ENVIRONMENT = {
     "PATH": os.defpath, "HOME": "/tmp", "LANG": "C.UTF-8", "USER": "student", "MPLBACKEND": "Agg", "TQDM_DISABLE": "1",
     "OMP_NUM_THREADS": "1", "LOKY_MAX_CPU_COUNT": "1", "PIP_RETRIES": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1",
@@ -28,9 +28,10 @@ ENVIRONMENT = {
 
 def bubblewrap():
     """The command that runs what follows it with the system and this Python alone, read-only, and a private /tmp."""
-    command = [shutil.which("bwrap"), "--unshare-all", "--unshare-user", "--uid", "65534", "--gid", "65534"]
-    command += ["--die-with-parent", "--new-session", "--cap-drop", "ALL", "--proc", "/proc", "--dev", "/dev"]
-    command += ["--size", str(FILES // 4), "--tmpfs", "/dev/shm", "--size", str(FILES), "--tmpfs", "/tmp"]
+    command = ["/usr/bin/env", shutil.which("bwrap") or "bwrap", "--unshare-all", "--unshare-user", "--cap-drop", "ALL"]
+    command += ["--uid", "65534", "--gid", "65534", "--die-with-parent", "--new-session", "--proc", "/proc"]
+    command += ["--dev", "/dev", "--size", str(FILES // 4), "--tmpfs", "/dev/shm"]
+    command += ["--size", str(FILES), "--tmpfs", "/tmp"]
     system = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64"]
     system += ["/etc/fonts", "/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime"]
     for place in dict.fromkeys([*system, sys.base_prefix, sys.prefix, os.path.realpath(sys.prefix)]):
@@ -46,19 +47,17 @@ def account():
 
     Where it does not run, that is the end of ours.
     """
-    reason = "bubblewrap (the program bwrap) is not installed; on Debian, Ubuntu: apt-get install bubblewrap"
-    nobody = {"user": 65534, "group": 65534, "extra_groups": []}
-    for user in ((nobody, {}) if os.geteuid() == 0 else ({},)) if shutil.which("bwrap") else ():
+    for user in [{"user": 65534, "group": 65534, "extra_groups": []}] * (os.geteuid() == 0) + [{}]:
         done = subprocess.run([*bubblewrap(), sys.executable, "-ISc", ""], capture_output=True, text=True, **user)
         if not done.returncode:
             return user
-        reason = f"bubblewrap is refused by this system: {done.stderr.strip()}"
-    sys.exit(f"{reason}\nNothing was graded. --unsafe runs notebooks without a sandbox: only for those you trust.")
+    sys.exit(f"Bubblewrap does not run (on Debian, Ubuntu: apt-get install bubblewrap): {done.stderr.strip()}\n"
+             "Nothing was graded. --unsafe runs notebooks without a sandbox: only for those you trust.")
 
 
 def run(cells, inputs, seconds=120, cell_seconds=5, isolated=True):
     """Run a notebook's cells and put the questions to it: the messages by kind and key, and why it was stopped."""
-    found, skip, deadline = {kind: {} for kind in KINDS}, [0], time.monotonic() + seconds
+    found, skip, deadline = defaultdict(dict), [0], time.monotonic() + seconds
     job = {"cells": cells, "inputs": inputs, "limits": LIMITS if isolated else {}, "cell_seconds": cell_seconds}
     while True:
         job |= {"skip": skip, "seconds": (deadline - time.monotonic()) * 0.6}
@@ -75,7 +74,7 @@ def run(cells, inputs, seconds=120, cell_seconds=5, isolated=True):
             asked = "while it was asked" if "cells" in found["done"] else f"in cell {cell}"
             return {**found, "stopped": "" if "questions" in found["done"] else f"{asked}: {why}"}
         skip.append(cell)
-        found["failed"][cell] = f"was left out, because {why}"
+        found["remarks"][cell] = f"cell {cell} was left out, because {why}"
 
 
 def execute(job, sent, deadline, isolated):
@@ -87,18 +86,18 @@ def execute(job, sent, deadline, isolated):
         command, options = ([*bubblewrap(), *command], account()) if isolated else (command, {"cwd": scratch})
         process = subprocess.Popen(command, stdin=given, stdout=sent, stderr=subprocess.DEVNULL, env=ENVIRONMENT,
                                    start_new_session=True, **options)
-        below, why, runs = [], "", True
-        while runs and not why:
+        below, why = [], ""
+        while not why:
             time.sleep(0.1)
-            runs = process.poll() is None
+            ended = "" if process.poll() is None else "it ends the process, or does not react to an interrupt"
             with contextlib.suppress(psutil.NoSuchProcess):
                 below = psutil.Process(process.pid).children(recursive=True)
-            why = "its time is over" if time.monotonic() > deadline else too_much(below, sent)
+            why = "its time is over" if time.monotonic() > deadline else too_much(below, sent) or ended
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # with which all end that is in the sandbox
         process.wait()
         psutil.wait_procs(below, timeout=5)
-    return why or "it ends the process, or does not react to an interrupt"
+    return why
 
 
 def too_much(processes, sent):
