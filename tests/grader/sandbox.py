@@ -72,7 +72,7 @@ def run(cells, inputs, seconds=120, cell_seconds=5, isolated=True):
         cell = next(reversed(found["cell"]), 0)  # which is before the first
         if "cells" in found["done"] or cell in skip or time.monotonic() > deadline - 10:
             asked = "while it was asked" if "cells" in found["done"] else f"in cell {cell}"
-            return {**found, "stopped": "" if "questions" in found["done"] else f"{asked}: {why}"}
+            return defaultdict(dict, found, stopped="" if "questions" in found["done"] else f"{asked}: {why}")
         skip.append(cell)
         found["remarks"][cell] = f"cell {cell} was left out, because {why}"
 
