@@ -41,21 +41,20 @@ def main():
     if not notebooks:
         sys.exit("There is no notebook to grade.")
     options.out.mkdir(parents=True)
-    complete, names = True, sheet_names(notebooks)
+    names = sheet_names(notebooks)
     with open(options.out / "grades.csv", "w", newline="", encoding="utf-8-sig") as file, ProcessPoolExecutor() as pool:
         table = csv.DictWriter(file, ["path", *(title for title, _ in TASKS.values()), "total", "of", "status"])
         table.writeheader()
         work = {pool.submit(grade, path, options): path for path in notebooks}
         for done in as_completed(work):
             path, (row, lines) = work[done], done.result()
-            complete = complete and "total" in row
             sheet = "\n".join([f"# {printable(path)}", "", *lines]) + "\n"
             (options.out / names[path]).write_text(sheet, encoding="utf-8")
             print(sheet, flush=True)
             table.writerow({**row, "path": harmless(printable(path)), "status": harmless(printable(row["status"]))})
             file.flush()
     print(f"Sheets and grades.csv are in {options.out}.")
-    sys.exit(0 if complete else 1)
+    sys.exit(0 if all("total" in done.result()[0] for done in work) else 1)
 
 
 def arguments():

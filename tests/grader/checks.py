@@ -46,10 +46,10 @@ def changed(text, *texts):
 def mistakes():
     """Each mistake of the solution's comments: its function or class, and the text of the solution that makes it."""
     for cell, plain in zip(TEXT, CELLS):
-        for comment in re.findall(r"(?m)^#- (.*(?:\n#  .*)*)", cell):
+        for old, comment in re.findall(r"(?m)^#- (.*?) => (.*(?:\n#  .*)*)", cell):
             for entry in comment.replace("\n#  ", " ").split(" | "):
-                given, _, entry = entry.rpartition(" => ")
-                old, (words, *texts) = given or old, re.split("(?:^| )~ ?| ;; ?", entry)  # noqa: F821
+                *given, entry = entry.split(" => ")
+                old, (words, *texts) = (given or [old])[0], re.split("(?:^| )~ ?| ;; ?", entry)
                 for function in filter(lambda text: old in text, plain.split("\n\n")):
                     text = RIGHT.replace(function, changed(function, old, *texts))
                     yield Mistake(re.search(r"(?:def|class) (\w+)", function)[1], words.strip(), text)
@@ -76,12 +76,12 @@ def asked(question, text, asked_for=None):
     return found
 
 
-def means_of(*samples):
+def means_of(samples):
     """Of each sample of a mixture the mean that is nearest."""
     return MEANS[np.linalg.norm(np.array(samples)[..., None, :] - MEANS, axis=-1).argmin(-1)]
 
 
-def unrolled(*samples):
+def unrolled(samples):
     """Samples of a spiral, and how far each is off the middle of an arm."""
     x, y = np.moveaxis(samples, -1, 0)
     return np.stack([x, y, (np.hypot(x, y) - np.arctan2(y, x) / 2) % np.pi], axis=-1)
@@ -102,8 +102,8 @@ def errors_of_steps(*steps):
 
 
 RANDOM = {  # by words of a title: what of an answer, given in parts, has a distribution, in batches of samples
-    "normal noise": lambda *samples: samples - means_of(*samples), "the component": means_of, "the spiral": unrolled,
-    "samples of the prior": lambda *samples: np.arcsinh(samples),
+    "normal noise": lambda *samples: samples - means_of(samples), "the component": lambda *samples: means_of(samples),
+    "the spiral": lambda *samples: unrolled(samples), "samples of the prior": lambda *samples: np.arcsinh(samples),
     "log_prob is": errors_of_log_prob, "each step is": errors_of_steps,
 }
 
@@ -138,14 +138,14 @@ def expected(check, text):
     return taken(check, asked(check.question, text, check.title)[check.title])
 
 
-def difference(check, answers, text):
+def difference(check, run, text):
     """How an answer differs from a solution's, in words; none where it does not."""
     try:
-        compare(taken(check, answers[check.title]), expected(check, text))
+        compare(taken(check, run["answers"][check.title]), expected(check, text))
     except ValueError as error:
         return str(error)
     except Exception:  # of an answer that nobody thought of
-        return f"it has not the form that is asked for: it is {answers[check.title]!r:.80}"
+        return f"it has not the form that is asked for: it is {run['answers'][check.title]!r:.80}"
     return ""
 
 
@@ -186,9 +186,9 @@ def verdicts(run):
     said, failed = set(), []
     for check in CHECKS:
         outcome, message, named = verdict(run, check)
-        # A wrong prior shows in all of the flow.
-        prior = [each for each in failed if "the prior is" in each.title and check.question == "coupling_flow"]
-        causes = prior or [each for each in failed if each.subject == check.subject and not named]
+        prior = [each for each in failed if "the prior is" in each.title]  # which shows in all of the flow
+        mine = [each for each in failed if each.subject == check.subject and not named]
+        causes = check.question == "coupling_flow" and prior or mine
         if outcome == "FAIL" and causes:
             outcome, message = "NOT JUDGED", f"because that is not right: {causes[0].title[2:]}"
         elif outcome == "FAIL" and named and (check.question, message) in said:
@@ -205,18 +205,17 @@ def verdict(run, check):
     if check.question in ("samplers", "estimator") and ({*str(takes).split()} ^ {*wanted.split()}) - {"rng"}:
         given = "the notebook does not define it" if takes is None else f"it takes: {takes}"
         return "NOT GRADED", f"{given}; expected: {wanted}", True
-    answers = run["answers"]
-    if check.title not in answers:
+    if check.title not in run["answers"]:
         raised = run["raised"].get(check.title) or run["raised"].get(check.question)
         return "FAIL", raised or run["stopped"] or "there is no answer", True
-    if not (why := difference(check, answers, RIGHT)):
+    if not (why := difference(check, run, RIGHT)):
         return "PASS", "", True
     # The cause is a mistake that explains this answer and what is right of the function, and most of all else of it.
-    mine = [each for each in CHECKS if each.subject == check.subject and each.title in answers]
-    known = [each for each in mine if each == check or not difference(each, answers, RIGHT)]
+    mine = [each for each in CHECKS if each.subject == check.subject and each.title in run["answers"]]
+    known = [each for each in mine if each == check or not difference(each, run, RIGHT)]
     causes = [mistake for mistake in MISTAKES if mistake.subject == check.subject
-              and not any(difference(each, answers, mistake.text) for each in known)]
+              and not any(difference(each, run, mistake.text) for each in known)]
     if not causes:
         return "FAIL", why, False
-    best = min(causes, key=lambda mistake: sum(bool(difference(each, answers, mistake.text)) for each in mine))
+    best = min(causes, key=lambda mistake: sum(bool(difference(each, run, mistake.text)) for each in mine))
     return ("FAIL", best.words, True) if best.words else ("PASS", "", True)

@@ -23,7 +23,6 @@ import torch
 
 GRACE, ASKED = 4, 20  # seconds that a cell has to end after its interrupt, and that a question has
 LARGEST = 4 << 20  # bytes of an array that is sent
-OFTEN_IMPORTED = ("matplotlib.pyplot", "scipy.stats", "sklearn.datasets", "torch.distributions", "torch.utils.data")
 
 
 def main():
@@ -39,8 +38,8 @@ def main():
     def send(*message):
         print(json.dumps(message, default=plain), file=channel, flush=True)
 
-    for name in OFTEN_IMPORTED:  # so that no cell is interrupted while it imports
-        __import__(name)
+    for name in ("matplotlib.pyplot", "scipy.stats", "sklearn.datasets", "torch.distributions", "torch.utils.data"):
+        __import__(name)  # so that no cell is interrupted while it imports
     torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # which imports much more
     np.Inf = np.inf  # which the handout's code says, and NumPy 2 does not have
     sys.path[0] = ""
@@ -51,7 +50,7 @@ def main():
 
 
 def run_cells(job, send):
-    """Run the cells in order, each for a few seconds; the functions and classes that they leave by name."""
+    """Run the cells in order, each for a fifth of the time left at most; the functions and classes that they leave."""
     from IPython.core.interactiveshell import InteractiveShell
     from traitlets.config import Config
 
@@ -64,7 +63,6 @@ def run_cells(job, send):
         if re.search(r"\b(np|numpy)\.Inf\b", text):
             send("remarks", "Inf", "np.Inf is gone since NumPy 2, and was provided here: write np.inf")
         shell.execution_count = number  # by which tracebacks name the cell
-        # No cell takes the time of all that follow.
         limit = min(job["cell_seconds"], max(0.3, (end - os.times().elapsed) / 5))
         error = None if number in job["skip"] else run_limited(limit, lambda: shell.run_cell(text).raise_error())
         while isinstance(error, ModuleNotFoundError) and error.name not in sys.modules:
@@ -92,10 +90,7 @@ def parameters(function):
 
 
 def run_limited(seconds, function, *arguments):
-    """Call a function; the exception that it ends with. An interrupt comes in time, and again.
-
-    Where that does not help, as in a loop in C, the process ends.
-    """
+    """Call a function; the exception that it ends with. It is interrupted in time; in a loop in C the process ends."""
     faulthandler.dump_traceback_later(seconds + GRACE, exit=True, file=open(os.devnull, "w"))  # noqa: SIM115
     signal.setitimer(signal.ITIMER_REAL, seconds, 1)
     try:

@@ -55,8 +55,15 @@ def estimator(its, inputs, report):
 
 def data(its, inputs, report):
     points, names = its.sample_2d_datasets, ("Circles", "Moons", "GaussiansGrid", "GaussiansRot")
+
+    def items(*given):
+        found, wanted = its.ToyDataset("GaussiansRot", *given), points("GaussiansRot", *(given or [1000]))
+        return [len(found), str(found[7].dtype), found[7] - torch.tensor(wanted[7]).float()]
+
     report("1 sample_2d_datasets: the points of each name; 1000 with seed 0, of 5 Gaussians, without other arguments",
            lambda: [*(points(name, 99, 4, 3) for name in names), points("GaussiansRot")])
+    report("1 ToyDataset: num_samples items, each a sample as a float32 tensor",
+           lambda: [items(), items(40, 3, 7)])
 
 
 def networks(its, inputs, report):
@@ -67,8 +74,7 @@ def networks(its, inputs, report):
     vector_to_parameters(tensor(inputs["weights"]), [*layer.s_func.parameters(), *layer.t_func.parameters()])
     report("1 CouplingLayer: s_func and t_func are of widths 2-32-32-2, LeakyReLU in between, nothing after",
            lambda: [shapes, layer.s_func(x), layer.t_func(x)])
-    report("1 CouplingFlow: as many layers as asked for, the masks (1, 0) and (0, 1) in turn",
-           lambda: [each.mask for each in flow.layers])
+    report("1 CouplingFlow: its layers, with masks (1, 0), (0, 1) in turn", lambda: [each.mask for each in flow.layers])
     report("1 CouplingFlow: the prior is the standard normal distribution",
            lambda: flow.prior.log_prob(x).reshape(len(x), -1).sum(1))
 
@@ -114,12 +120,14 @@ def coupling_flow(its, inputs, report):
     report(f"1 {name}: right far out too, nothing is clamped", lambda: flow.log_probability(30 * x))
     report(f"1 {name}: gradients pass, nothing is detached", lambda: slope(flow.log_probability(1 * leaf), leaf))
     report(f"1 {name}: right for one sample", lambda: flow.log_probability(x[:1].clone()))
+    report(f"0 {name}: the input stays as it is", lambda: (flow.log_probability(given := x.clone()), given)[1])
     for name, share, words in (("sample_x", 3, "samples of the prior through all layers"),
                         ("sample_x_each_step", 1, "begins with samples of the prior")):
         draw = getattr(flow, name)
         report(f"1 {name}: each call gives new samples", lambda: not torch.equal(draw(9)[0], draw(9)[0]))
         report(f"{share} {name}: {words}", lambda: [draw(100)[0] for _ in range(300)])
     report("3 sample_x: log_prob is log p of the samples that come with it", lambda: list(flow.sample_x(1000)))
+    report("0 sample_x: one sample", lambda: list(np.shape(flow.sample_x(1)[0])))
     report(f"3 {name}: each step is the one before, through the next layer", lambda: list(draw(1000)))
 
 
@@ -151,10 +159,9 @@ class Bowl(torch.nn.Module):
 
 def training(its, inputs, report):
     def trained(start, num, **options):
-        points = np.array(inputs["points"])[:num]
         torch.manual_seed(inputs["seed"])
-        data = torch.utils.data.Subset(tensor(points), range(num))
-        data.data, data.num_samples = points, num
+        data = torch.utils.data.Subset(tensor(inputs["points"]), range(num))
+        data.data, data.num_samples = np.array(inputs["points"])[:num], num
         model, *losses = its.train(Bowl(start), data, **options)
         return [np.array(losses, float), model.centre]
 
@@ -164,6 +171,7 @@ def training(its, inputs, report):
     # The best weights are those of the first epoch; in the second they leave the middle again.
     for num, words in ((5000, "500 held out the best"), (4990, "fewer the last")):
         report(f"1 train: with {words} weights are returned", lambda: trained(0.015, num, epochs=2, batch_size=250))
+    report("1 to_np: an array", lambda: type(its.to_np(tensor([1.0, 2.0]).requires_grad_())).__name__)
 
 
 QUESTIONS = (samplers, estimator, data, networks, coupling_layer, coupling_flow, training)

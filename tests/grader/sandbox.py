@@ -43,10 +43,7 @@ def bubblewrap():
 
 @cache
 def account():
-    """As whom bubblewrap runs: root hands over to a user without rights where that one can read the program.
-
-    Where it does not run, that is the end of ours.
-    """
+    """As whom bubblewrap runs: root hands over to a user without rights where that one can read the program."""
     for user in [{"user": 65534, "group": 65534, "extra_groups": []}] * (os.geteuid() == 0) + [{}]:
         done = subprocess.run([*bubblewrap(), sys.executable, "-ISc", ""], capture_output=True, text=True, **user)
         if not done.returncode:
@@ -72,7 +69,7 @@ def run(cells, inputs, seconds=120, cell_seconds=5, isolated=True):
         cell = next(reversed(found["cell"]), 0)  # which is before the first
         if "cells" in found["done"] or cell in skip or time.monotonic() > deadline - 10:
             asked = "while it was asked" if "cells" in found["done"] else f"in cell {cell}"
-            return defaultdict(dict, found, stopped="" if "questions" in found["done"] else f"{asked}: {why}")
+            return found | {"stopped": "" if "questions" in found["done"] else f"{asked}: {why}"}
         skip.append(cell)
         found["remarks"][cell] = f"cell {cell} was left out, because {why}"
 
@@ -112,8 +109,7 @@ def too_much(processes, sent):
             facts = each.as_dict(["memory_full_info", "memory_info"])
             known = facts["memory_full_info"] or facts["memory_info"]  # of another user's processes the latter alone
             memory += getattr(known, "pss", known.rss)
-    # Where memory is short on the machine, those that take most of it go first.
-    machine = psutil.virtual_memory()
+    machine = psutil.virtual_memory()  # where it is short, those that take most of it go first
     if memory > (MEMORY if machine.available > machine.total / 20 else MEMORY // 3):
         return f"it takes too much memory (more than {MEMORY >> 30} GB, or what the machine has left)"
     return ""
