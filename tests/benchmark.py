@@ -50,9 +50,13 @@ def assignments_flow():
     return flow
 
 
+def train_half(count):
+    nb.train_together([nb.CouplingFlow(NUM_LAYERS) for _ in range(count // 2)], [data] * (count // 2), EPOCHS)
+
+
 def together(count):
-    models = [nb.CouplingFlow(NUM_LAYERS) for _ in range(count)]
-    return lambda: nb.train_together(models, [data] * count, EPOCHS), EPOCHS * STEPS * count
+    """Two stacks, side by side."""
+    return lambda: nb.side_by_side(train_half, [count, count]), EPOCHS * STEPS * count
 
 
 print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, PyTorch {torch.__version__}")

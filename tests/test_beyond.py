@@ -28,7 +28,7 @@ def test_mixture_prior_is_the_mixture(nb, dim):
 
 
 @pytest.mark.parametrize("weight_decay", [0, 0.7])
-def test_descent_is_a_plain_loop_alone_and_in_a_stack(nb, weight_decay):
+def test_shuffled_training_is_a_plain_loop_alone_and_in_a_stack(nb, weight_decay):
     sets, epochs, rate = normal(4, 3, 150, 2), 4, 0.01  # a fresh set an epoch, for each of three flows
     flows = [with_modes(nb, seed) for seed in range(3)]
     together = copy.deepcopy(flows)
@@ -40,7 +40,7 @@ def test_descent_is_a_plain_loop_alone_and_in_a_stack(nb, weight_decay):
     for i, flow in enumerate(flows):
         alone, fresh = copy.deepcopy(flow), iter(sets[:, i])
         torch.manual_seed(5)
-        assert nb.descend(alone, lambda: next(fresh), epochs, rate, weight_decay) is alone
+        assert nb.train_shuffled(alone, lambda: next(fresh), epochs, rate, weight_decay) is alone
         torch.manual_seed(5)
         optimizer = torch.optim.AdamW(flow.parameters(), weight_decay=weight_decay)
         for epoch, points in enumerate(sets[:, i]):
@@ -50,7 +50,7 @@ def test_descent_is_a_plain_loop_alone_and_in_a_stack(nb, weight_decay):
         same(alone, flow)
     torch.manual_seed(5)
     stacked, fresh = nb.stack(together), iter(sets)
-    nb.descend(stacked, lambda: next(fresh), epochs, rate, weight_decay)
+    nb.train_shuffled(stacked, lambda: next(fresh), epochs, rate, weight_decay)
     for flow, model in zip(flows, nb.unstack(stacked, together)):
         same(model, flow)
 

@@ -4,27 +4,33 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from torch.utils.data import random_split
 
 from cells import cell_with
 from reference import plain_loop, plane
 
 
 @pytest.mark.parametrize("dist_type, num_gaussians", [("Moons", 5), ("GaussiansRot", 3)])
-def test_runs_are_the_assignments_loop_with_its_seeds(nb, dist_type, num_gaussians):
-    runs = [nb.prepare(nb.Configuration(dist_type, num_gaussians, 200), run) for run in range(2)]
-    for epochs, (flows, losses) in nb.train_stack(runs, [1, 3]).items():
-        assert losses.shape == (2, epochs, 2)
-        for run, flow in enumerate(flows):
+def test_runs_are_the_assignments_loop_with_its_seeds(nb, monkeypatch, dist_type, num_gaussians):
+    config, other = nb.Configuration(dist_type, num_gaussians, 200), nb.Configuration("Circles", 5, 200)
+    monkeypatch.setattr(nb, "NUM_RUNS", 2)
+    monkeypatch.setattr(nb, "SETTINGS", [(config, 1), (config, 3), (other, 2)])
+    trained = nb.train_runs([other, config])
+    for epochs in (1, 3):
+        for run, (flow, train_set) in enumerate(trained[config, epochs]):
             torch.manual_seed(8 + run)
             data, reference = nb.ToyDataset(dist_type, 200, run, num_gaussians), nb.CouplingFlow(4)
+            state = torch.random.get_rng_state()
             list(plain_loop(reference, data, epochs))
+            torch.random.set_rng_state(state)
+            assert torch.equal(train_set, torch.stack([data[i] for i in random_split(data, [180, 20])[0].indices]))
             for ours, theirs in zip(flow.parameters(), reference.parameters(), strict=True):
                 torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-4)
 
 
 def test_measures_of_a_flow_with_a_known_density(nb):
     configuration = nb.Configuration(num_gaussians=3, num_samples=400)
-    flow, training, _ = nb.prepare(configuration, 1)
+    flow, training = nb.prepare(configuration, 1)
     for p in flow.parameters():
         p.data.zero_()  # the standard normal
     distance, training_kl, gap = nb.measure(flow, training, *configuration[:2])
@@ -40,15 +46,15 @@ def test_measures_of_a_flow_with_a_known_density(nb):
 
 
 def test_what_is_quoted_of_repetitions_is_what_is_kept(nb, monkeypatch):
-    monkeypatch.setattr(nb, "RESULTS", {})
+    monkeypatch.setattr(nb, "NUMBERS", {})
     values = np.array([0.3, -0.1, 0.2, 0.7, 0.4])
     half = stats.t.ppf(0.975, 4) * values.std(ddof=1) / np.sqrt(5)
     mean, low, high = values.mean(), values.mean() - half, values.mean() + half
-    assert nb.keep("mean", nb.interval(values), "+.2f") == f"{mean:+.2f} ({low:+.2f} to {high:+.2f})"
+    assert nb.record("mean", nb.interval(values), "+.2f") == f"{mean:+.2f} ({low:+.2f} to {high:+.2f})"
     nb.show_table("title", "key", {"row": {"column": 0.25, "other": 2}}, ".2f")
     kept = {"mean.mean": f"{mean:+.2f}", "mean.low": f"{low:+.2f}", "mean.high": f"{high:+.2f}",
             "key.row.column": "0.25", "key.row.other": "2"}
-    assert kept == nb.RESULTS
+    assert kept == nb.NUMBERS
 
 
 # Pictures ------------------------------------------------------------------------

@@ -129,5 +129,6 @@ def test_total_variation_of_two_normals(nb):
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1, 1e6])
-def test_lowest_is_where_the_function_is_least_from_any_start(nb, scale):
-    assert nb.lowest(lambda h: np.log(h / (0.3 * scale)) ** 2, 10 * scale) == pytest.approx(0.3 * scale, rel=2e-3)
+def test_best_bandwidth_is_where_the_loss_is_least_from_any_start(nb, scale):
+    least = 0.3 * scale
+    assert nb.best_bandwidth(lambda h: np.log(h / least) ** 2, 10 * scale) == pytest.approx(least, rel=2e-3)
