@@ -7,7 +7,7 @@ from cells import ROOT, numbers, sources
 V = {key: float(text) for key, text in numbers().items()}
 DATASETS = ("Circles", "Moons", "GaussiansGrid", "GaussiansRot")
 EXAMPLES = ("wide mixture", "narrow mixture", "spiral")
-WIDER_OR_LONGER = ("K=2 500 epochs", "K=2 width 46", "K=2 width 46, 500 epochs")
+WIDER_OR_LONGER = ("K=2 500 epochs", "K=2 width 46")
 FIXED_STEPS = {"N=3000 205 epochs": "N=1500", "N=3000": "N=1500 782 epochs"}
 
 
@@ -80,7 +80,7 @@ CLAIMS = {
     # Task 9
     "the five Gaussians are fitted worst": lambda: max(DATASETS, key=lambda d: median("09", d)) == "GaussiansRot",
     "the grid best": lambda: min(DATASETS, key=lambda d: median("09", d)) == "GaussiansGrid",
-    "A few fresh points far out can dominate the gap": lambda: (
+    "A single fresh point far out can dominate KL and gap": lambda: (
         V["part2.task09.Moons.generalization gap.max"] > 100 * gap("09", "Moons")),
     "2 × the generalization gap exceeds the training KL on all four": lambda: all(
         gap("09", d) > median("09", d, "training KL") for d in DATASETS),
@@ -91,11 +91,11 @@ CLAIMS = {
     # Task 10
     "2 × four layers fit better than two in all eight runs": lambda: (
         closer(10, "K=4", "K=2") == 8 and change(10, "K=4", "K=2", "high") < 0),
-    "2 × Both together, with twice the steps of four layers, close a little more than half": lambda: (
-        0.5 < closed_by("K=2 width 46, 500 epochs") < 0.6),
-    "2 × close about a third of": lambda: 0.28 < closed_by("K=2 width 46") < 0.36,
-    "2 × nearly half": lambda: 0.44 < closed_by("K=2 500 epochs") < 0.5,
-    "2 × But by total variation four fit better than each of these in all eight runs": lambda: all(
+    "close about a third of": lambda: 0.28 < closed_by("K=2 width 46") < 0.36,
+    "nearly half": lambda: 0.44 < closed_by("K=2 500 epochs") < 0.5,
+    "two layers close a third to a half of the difference in total variation": lambda: all(
+        0.3 < closed_by(label) < 0.52 for label in WIDER_OR_LONGER),
+    "2 × four fit better than each of these in all eight runs": lambda: all(
         closer(10, "K=4", label) == 8 for label in WIDER_OR_LONGER),
     "four layers have twice that of two, but two trained longer have as much, and eight less": lambda: (
         1.8 < gap(10, "K=4") / gap(10, "K=2") < 2.5 and gap(10, "K=2 500 epochs") > gap(10, "K=4") > gap(10, "K=8")),
@@ -103,9 +103,9 @@ CLAIMS = {
     "by KL in seven": lambda: less_kl(10, "K=4", "K=2") == 7,
     "Two layers fit the *training* data badly already": lambda: training_kl_rises(10, "K=4", "K=2"),
     # Task 11
-    "2 × fits better by both measures": lambda: (
+    "2 × by KL in all eight runs, by total variation in seven": lambda: (
         closer(11, "N=3000", "N=1500") == 7 and less_kl(11, "N=3000", "N=1500") == 8),
-    "2 × In total variation the gain of both is barely outside chance": lambda: (
+    "2 × In total variation the gain is barely outside chance": lambda: (
         -0.02 < change(11, "N=3000", "N=1500", "high") < 0),
     "they more than halve the generalization gap": lambda: all(
         gap(11, more) < 0.5 * gap(11, few) for more, few in FIXED_STEPS.items()),
@@ -122,7 +122,7 @@ CLAIMS = {
     "2 × The training KL grows as well": lambda: training_kl_rises(12, "3 Gaussians", "7 Gaussians"),
     "2 × the generalization gap falls to about a quarter": lambda: (
         0.2 < gap(12, "7 with N=3500") / gap(12, "7 Gaussians") < 0.3),
-    "but the training KL rises (each sample is seen 110 times instead of 250)": lambda: (
+    "but the median training KL rises (each sample is seen 110 times instead of 250)": lambda: (
         median(12, "7 with N=3500", "training KL") > median(12, "7 Gaussians", "training KL")),
     "2 × total variation shows no clear change": lambda: (
         change(12, "7 with N=3500", "7 Gaussians", "low") < 0 < change(12, "7 with N=3500", "7 Gaussians", "high")),
@@ -136,8 +136,12 @@ CLAIMS = {
         V[f"part2.task09.{d}.total variation.min"] > mean_error("kernel", d) for d in DATASETS),
     "the assignment's flow is behind on all": lambda: all(
         mean_error("assigned", d) > mean_error("kernel", d) for d in DATASETS),
-    "2 × With modes a single flow is ahead of the kernel on all but the ring, where both are level": lambda: (
-        ahead("modes") == {*DATASETS} - {"Circles"} and to_kernel("modes", "low")["Circles"] < 0),
+    "which was tuned for them, does not do it": lambda: all(
+        mean_error("recipe", d) > 1.5 * mean_error("kernel", d) for d in DATASETS),
+    "The recipe alone is much worse on ring and moons": lambda: all(
+        mean_error("recipe", d) > 1.5 * mean_error("assigned", d) for d in ("Circles", "Moons")),
+    "2 × a single flow is ahead of the kernel on both sets of Gaussians, and level with it on ring and moons": lambda: (
+        ahead("modes") == {"GaussiansGrid", "GaussiansRot"} and max(to_kernel("modes", "low").values()) < 0),
     "Mixtures alone are ahead of the kernel as well": lambda: ahead("mixtures") == {*DATASETS},
     "flows gain little over these: on average less than a hundredth": lambda: all(
         -0.01 < V[f"beyond.top.{d}.minus_mixtures.total_variation.mean"] < 0 for d in DATASETS),

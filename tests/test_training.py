@@ -201,7 +201,7 @@ def test_the_best_epoch_is_kept_where_validation_has_500_samples_also_on_the_way
     torch.random.set_rng_state(state)
     train_set, valid_set = (torch.stack([part, part]) for part in nb.split(data, both[0]))
     stacked = nb.checked_stack(both, train_set)
-    for epoch, losses in enumerate(nb.fit(stacked, train_set, valid_set, 4, 250)):  # as if it had ended there
+    for epoch, losses in enumerate(nb.fit_validated(stacked, train_set, valid_set, 4, 250)):  # as if it had ended there
         same_weights(nb.unstack(stacked, both)[0], history[best[epoch]])
         np.testing.assert_allclose(losses[1], valid_losses[epoch], rtol=1e-10)
 
