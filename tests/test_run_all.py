@@ -156,6 +156,7 @@ def test_every_cell_runs_in_order_and_prints_nothing_on_stderr(alone):
     executed = cells(path=alone / NOTEBOOK.name)
     assert [cell["execution_count"] for cell in executed] == list(range(1, len(cells()) + 2))
     assert [output for cell in executed for output in cell["outputs"] if output.get("name") == "stderr"] == []
+    assert "Bit for bit the saved run: False" in str(shown(alone / NOTEBOOK.name))  # as it trains less
 
 
 def test_it_writes_figures_over_old_ones_and_nothing_else(base, alone):

@@ -1,4 +1,4 @@
-"""Training gives other bits elsewhere, or the notebook does not say so: end of its section "Many flows at once"."""
+"""Training gives other bits elsewhere: section "Many flows at once" of the notebook."""
 
 import os
 import subprocess
@@ -26,8 +26,3 @@ def prints(what, *emulator, **condition):
 def test_an_emulated_processor_of_another_maker_gives_the_same_bits():
     other = "Haswell-noTSX" if "AuthenticAMD" in Path("/proc/cpuinfo").read_text() else "EPYC-Milan"
     assert prints("digest", "qemu-x86_64", "-cpu", other) == prints("digest")
-
-
-@pytest.mark.needs("mkl")
-def test_the_notebook_says_which_arithmetic_it_has():
-    assert "another arithmetic" in prints("said", MKL_CBWR="AUTO")

@@ -14,7 +14,7 @@ LENGTHS = [sum(1 for line in text.splitlines() if line.strip()) for text in sour
 def test_saved_from_one_run_in_order_without_a_complaint():
     assert [cell["execution_count"] for cell in cells()] == list(range(1, len(cells()) + 1))
     assert not [o for o in OUTPUTS if o["output_type"] == "error" or o.get("name") == "stderr"]
-    assert "The arithmetic is that of the saved run." in TEXT
+    assert "Bit for bit the saved run: True" in TEXT
 
 
 def test_it_names_no_machine_and_converts_to_a_script():

@@ -1,18 +1,12 @@
-"""For a process of its own: what the notebook says of its arithmetic, and the digest of what it trains."""
+"""For a process of its own: the digest of what the notebook trains."""
 
 from hashlib import sha256
 
 import torch
 
-from cells import cell_with, load_definitions
+from cells import load_definitions
 
 nb = load_definitions()
-
-
-def said():
-    """What the notebook says, after five epochs instead of a hundred."""
-    for words in ("train_losses, valid_losses = train(", "SAVED_CHECKSUM ="):
-        exec(cell_with(words).partition("\nplt.")[0].replace(".double(), moons)", ".double(), moons, 5)"), vars(nb))
 
 
 def digest():
