@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from statistics import median
 from time import perf_counter
 
@@ -50,13 +51,11 @@ def assignments_flow():
     return flow
 
 
-def train_half(count):
-    nb.train_together([nb.CouplingFlow(NUM_LAYERS) for _ in range(count // 2)], [data] * (count // 2), EPOCHS)
-
-
 def together(count):
     """Two stacks, side by side."""
-    return lambda: nb.side_by_side(train_half, [count, count]), EPOCHS * STEPS * count
+    train = partial(nb.train_together, datasets=[data] * (count // 2), epochs=EPOCHS)
+    halves = [[nb.CouplingFlow(NUM_LAYERS) for _ in range(count // 2)] for _ in range(2)]
+    return lambda: nb.side_by_side(train, halves), EPOCHS * STEPS * count
 
 
 print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, PyTorch {torch.__version__}")
