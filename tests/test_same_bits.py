@@ -12,12 +12,12 @@ from cells import ONE_THREAD, ROOT
 pytestmark = pytest.mark.slow
 
 
-def prints(what, *emulator, **condition):
-    """What a function of train_briefly.py prints in a process of its own, under some conditions."""
+def digest(*emulator):
+    """What train_briefly.py prints in a process of its own, under an emulator or none."""
     environment = {key: value for key, value in os.environ.items() if key not in ("MKL_CBWR", "ATEN_CPU_CAPABILITY")}
     environment |= {**ONE_THREAD, "TQDM_DISABLE": "1", "LOKY_MAX_CPU_COUNT": "1", "PYTHONPATH": str(ROOT / "tests")}
-    command = [*emulator, sys.executable, "-c", f"import train_briefly; train_briefly.{what}()"]
-    done = subprocess.run(command, env=environment | condition, capture_output=True, text=True)
+    command = [*emulator, sys.executable, "-c", "import train_briefly; train_briefly.digest()"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
@@ -25,4 +25,4 @@ def prints(what, *emulator, **condition):
 @pytest.mark.needs("mkl", "emulator")
 def test_an_emulated_processor_of_another_maker_gives_the_same_bits():
     other = "Haswell-noTSX" if "AuthenticAMD" in Path("/proc/cpuinfo").read_text() else "EPYC-Milan"
-    assert prints("digest", "qemu-x86_64", "-cpu", other) == prints("digest")
+    assert digest("qemu-x86_64", "-cpu", other) == digest()
