@@ -35,7 +35,7 @@ def defines(statement):
     """Whether a statement imports, defines, gives a value to a Name, or sets PyTorch up; else it computes."""
     if isinstance(statement, ast.Assign):
         names = [node.id for target in statement.targets for node in ast.walk(target) if isinstance(node, ast.Name)]
-        return all(name[0].isupper() or name in ("device", "assert_close") for name in names)
+        return all(name[0].isupper() or name == "device" for name in names)
     sets_up = ast.unparse(statement).startswith(("os.environ", "torch.set_num_threads"))
     return sets_up or isinstance(statement, (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef))
 

@@ -33,7 +33,7 @@ def test_measures_of_a_flow_with_a_known_density(nb):
     _, flow, training = nb.prepare(configuration, 1)
     for p in flow.parameters():
         p.data.zero_()  # the standard normal
-    distance, training_kl, gap, fresh_kl = nb.measure(flow, training, *configuration[:2])
+    distance, training_kl, gap, fresh_kl = nb.measure(flow, training, *configuration[:2]).values()
 
     def kl(x):
         return (nb.true_log_density("GaussiansRot", x, 3) - stats.norm.logpdf(x).sum(1)).mean()
@@ -65,7 +65,7 @@ def test_a_blob_off_the_diagonal_is_drawn_where_it_is(nb):
     grid = nb.Grid(-1, 3, 10, 40)
     density = grid.values(stats.multivariate_normal([7, 5], 0.1 * np.eye(2)).pdf)
     assert density.sum() * grid.area == pytest.approx(1, abs=1e-6)
-    image, = nb.plot_density({"title": (grid, density, density)}).axes[0].images
+    image, = nb.plot_density([("title", grid, density, density)]).axes[0].images
     row, column = np.unravel_index(image.get_array().argmax(), image.get_array().shape)
     assert image.origin == "lower" and image.get_extent() == [-1, 9, 3, 13]
     assert abs(-1 + (column + 0.5) / 4 - 7) < 0.2 and abs(3 + (row + 0.5) / 4 - 5) < 0.2
