@@ -7,8 +7,8 @@ from cells import cell_with
 
 CHECKS = {  # words of a check's cell: what is replaced in it, by a fresh seed or fewer samples
     "theirs = np.mean([multivariate_normal": ("[:2000]", "[:100]"),
-    "p_value(points": ("default_rng(1)", "default_rng({seed})"),
-    "p_value(sample_2d": ("50_000)", "50_000, {seed})"),
+    "p_value(1.02 * points, DENSITIES": ("default_rng(1)", "default_rng({seed})"),
+    "p_value(1.02 * points, truth": ("50_000)", "50_000, {seed})"),
     "simulated_mise(name, h, np.random": ("default_rng(2)", "default_rng({seed})"),
     "jacobians(layer, x)": ("for mask", "torch.manual_seed({seed})\nfor mask"),
     "jacobians(flow, z)": ("flow = ", "torch.manual_seed({seed})\nflow = "),

@@ -33,7 +33,7 @@ def test_measures_of_a_flow_with_a_known_density(nb):
     _, flow, training = nb.prepare(configuration, 1)
     for p in flow.parameters():
         p.data.zero_()  # the standard normal
-    distance, training_kl, gap, fresh_kl = nb.measure(flow, training, *configuration[:2]).values()
+    distance, training_kl, gap, fresh_kl = nb.measure(flow, training, configuration).values()
 
     def kl(x):
         return (nb.true_log_density("GaussiansRot", x, 3) - stats.norm.logpdf(x).sum(1)).mean()

@@ -88,10 +88,10 @@ def test_inputs_of_other_kinds_give_the_same(nb, points):
 
 MASKED = np.ma.masked_array([[0.0, 0.0], [5.0, 5.0]], [[False, False], [True, True]])
 REFUSED = {
-    "x": [[1, 2], [[np.inf, 0]], MASKED],
+    "x": [[1, 2], [[np.inf, 0]], MASKED, [[1j, 0]], [["1", "2"]], None],
     "samples": [[0, 0], [[np.nan, 0]], MASKED, [[1, 2, 3]], np.empty((0, 2))],
     "H": [np.eye(3), [[1, 1]], 0.5, np.diag([1, 0]), [[0.1, 0.2], [0.3, 0.6]], [[np.nan, 0], [0, 1]],
-          np.ma.masked_array(np.eye(2), np.eye(2) == 0)],
+          np.ma.masked_array(np.eye(2), np.eye(2) == 0), 1e-170 * np.eye(2)],
     "xs": [[np.nan], [[0]], np.ma.masked_array([1.0], [True])],
     "ys": [[np.nan], [[0]], np.ma.masked_array([1.0], [True])],
 }

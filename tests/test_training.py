@@ -158,9 +158,14 @@ def hidden_by_a_scale_of_0(nb, flow):
     flow.layers[0].s_func[1].__class__ = Centred
 
 
+def of_chance_in_training(nb, flow):
+    flow.layers[0].s_func[1] = nn.Dropout(0.5)
+    flow.eval()
+
+
 @pytest.mark.parametrize("change, of_both", [
     (student_t, False), (frozen_network, False), (tanh, False), (in_single_precision, False), (wider, False),
-    (of_the_first_row, True), (hidden_by_a_scale_of_0, True)])
+    (of_the_first_row, True), (hidden_by_a_scale_of_0, True), (of_chance_in_training, True)])
 def test_flows_that_differ_or_do_not_broadcast_are_refused(nb, change, of_both):
     flows, data = [new_flow(nb, seed) for seed in range(2)], nb.ToyDataset("Moons", 100)
     for flow in flows[not of_both:]:
@@ -219,6 +224,13 @@ def test_a_loss_that_is_not_finite_is_an_error(nb):
 
 @BOTH
 def test_data_that_are_no_numbers_or_too_few_are_named(nb, method):
-    for points in ([[0, 0], [math.nan, 0], [1, 1]], [[0, 0], [math.inf, 0], [1, 1]], [[0.0, 0.0]]):
-        with pytest.raises(ValueError, match=r"^data: expected finite numbers, at least 2 samples, got shape"):
+    for points in ([[0, 0], [math.nan, 0], [1, 1]], [[0, 0], [math.inf, 0], [1, 1]], [[0.0, 0.0]], []):
+        with pytest.raises(ValueError, match="^data: expected finite numbers, at least 2 samples, got"):
             trained_by(nb, method, new_flow(nb, 0, 1), items_of(points), 1)
+
+
+@BOTH
+def test_no_epoch_and_no_batch_are_refused(nb, method):
+    for options in ({"epochs": 0}, {"batch_size": 0}, {"batch_size": -1}):
+        with pytest.raises(ValueError, match="^epochs, batch_size: expected at least 1 of each, got"):
+            trained_by(nb, method, new_flow(nb, 0, 1), nb.ToyDataset("Moons", 20), **options)
