@@ -38,7 +38,7 @@ def test_imports_only_what_is_promised():
 
 def test_the_figures_shown_are_those_exported_and_the_first_flow():
     shown = sum("image/png" in output.get("data", {}) for output in OUTPUTS)
-    assert shown == len(list(FIGURES.glob("*.pdf"))) + 2
+    assert shown == len(list(FIGURES.glob("*.pdf"))) + 1
 
 
 def test_few_numbers_are_kept():
