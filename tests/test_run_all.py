@@ -130,7 +130,8 @@ def page(address):
             with contextlib.suppress(sync_api.TimeoutError):
                 busy.wait_for(timeout=1000 * patience)
                 break
-        idle.wait_for(timeout=900_000)
+        waiting = "[...document.querySelectorAll('.jp-InputPrompt')].some(one => one.innerText.includes('*'))"
+        page.wait_for_function(f"!{waiting}", timeout=900_000)  # between two cells the kernel can be idle, too
         page.locator(".jp-CodeCell .jp-OutputArea img").last.scroll_into_view_if_needed()
         page.screenshot(path=ROOT / ".build" / "browser.png")
         # JupyterLab saves by itself now and then; a checkpoint it makes only when asked, after it has saved.
