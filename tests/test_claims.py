@@ -124,7 +124,7 @@ CLAIMS = {
     "the gap does not: the seven are underfitted": lambda: gap(12, "7 Gaussians") < gap(12, "3 Gaussians"),
     "2 × the generalization gap falls to about a quarter": lambda: (
         0.2 < gap(12, "7 with N=3500") / gap(12, "7 Gaussians") < 0.3),
-    "but the median training KL rises (each sample is seen 110 times instead of 250)": lambda: (
+    "but the median training KL rises (fewer passes over more samples)": lambda: (
         median(12, "7 with N=3500", "training KL") > median(12, "7 Gaussians", "training KL")),
     "2 × total variation shows no clear change": lambda: (
         change(12, "7 with N=3500", "7 Gaussians", "low") < 0 < change(12, "7 with N=3500", "7 Gaussians", "high")),
